@@ -1,0 +1,160 @@
+"""Where things are: Address (a UDP endpoint), Target (a name and a port), ForwardSpec, and how users write them."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+from proxy_vpn.errors import UsageError, WireError
+
+NAME_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
+RESERVED_NAMES = frozenset({"localhost", "wpad", "isatap", "pvpn"})
+NETWORK_SUFFIX = ".pvpn"
+
+
+class Scope(IntEnum):
+    """How far an IP address reaches; a larger value reaches further."""
+
+    LOOPBACK = 0
+    LINK = 1
+    PRIVATE = 2
+    GLOBAL = 3
+
+
+class Address(NamedTuple):
+    """A UDP endpoint: numeric IP text (IPv6 without brackets or zone) and a port."""
+
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in self.ip else socket.AF_INET
+
+    @property
+    def scope(self) -> Scope:
+        ip = ip_address(self.ip)
+        if ip.is_loopback:
+            return Scope.LOOPBACK
+        if ip.is_link_local:
+            return Scope.LINK
+        return Scope.GLOBAL if ip.is_global else Scope.PRIVATE
+
+    @property
+    def is_unicast(self) -> bool:
+        """Whether a datagram may be sent there at all: a unicast IP and a port."""
+        ip = ip_address(self.ip)
+        broadcast = isinstance(ip, IPv4Address) and ip == IPv4Address("255.255.255.255")
+        return bool(self.port) and not (ip.is_multicast or ip.is_unspecified or broadcast)
+
+    def packed(self) -> bytes:
+        """4 or 16 bytes of IP, then 2 of port: the compact form of BEP 5 and BEP 32."""
+        return socket.inet_pton(self.family, self.ip) + self.port.to_bytes(2, "big")
+
+    @classmethod
+    def from_packed(cls, data: bytes) -> Address:
+        """The inverse of `packed`; raises WireError for any length but 6 and 18."""
+        if len(data) not in (6, 18):
+            raise WireError(f"a compact address has 6 or 18 bytes, not {len(data)}")
+        ip: IPv4Address | IPv6Address = IPv4Address(data[:4]) if len(data) == 6 else IPv6Address(data[:16])
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
+            ip = ip.ipv4_mapped
+        return cls(str(ip), int.from_bytes(data[-2:], "big"))
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """From `192.0.2.1:6881` or `[2001:db8::1]:6881`; raises UsageError."""
+        host, port = split_host_port(text)
+        try:
+            return cls(str(ip_address(host)), port)
+        except ValueError:
+            raise UsageError(
+                f"{text!r} is not an IP address and port", "write 192.0.2.1:41641 or [::1]:41641"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a program asks for: a host as it was written (name or IP) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """From `peer-b:22` or `[::1]:22`; raises UsageError."""
+        return cls(*split_host_port(text))
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSpec:
+    """A local door to one target: TCP or UDP on `host:port`, or a Unix socket at `path`."""
+
+    host: str
+    port: int
+    target: Target
+    path: str = ""
+    udp: bool = False
+
+    def __str__(self) -> str:
+        listen = f"unix:{self.path}" if self.path else str(Target(self.host, self.port))
+        return f"{listen}:{self.target}{'/udp' if self.udp else ''}"
+
+    @classmethod
+    def parse(cls, text: str) -> ForwardSpec:
+        """From `2222:peer-b:22`, `127.0.0.1:0:peer-b:22`, `5353:peer-b:53/udp` or `unix:/path:peer-b:22`."""
+        hint = "write 2222:peer-b:22, 127.0.0.1:0:peer-b:22, 5353:peer-b:53/udp or unix:/path:peer-b:22"
+        bad = UsageError(f"{text!r} is not a forward", hint)
+        body, udp = text.removesuffix("/udp"), text.endswith("/udp")
+        body = body.removesuffix("/tcp")
+        try:
+            if body.startswith("unix:"):
+                path, host, port = body.removeprefix("unix:").rsplit(":", 2)
+                if not path or udp:
+                    raise bad
+                return cls("", 0, Target(_target_host(host, bad), parse_port(port)), path=path)
+            match = re.fullmatch(r"(?:(\[[^]]+\]|[^:\[\]]*):)?(\d+):([^:\[\]]+):(\d+)", body)
+            if match is None:
+                raise bad
+            host = (match[1] or "127.0.0.1").strip("[]")
+            listen_port = parse_port(match[2], lowest=0)
+            return cls(host, listen_port, Target(_target_host(match[3], bad), parse_port(match[4])), udp=udp)
+        except (UsageError, ValueError):
+            raise bad from None
+
+
+def _target_host(host: str, bad: UsageError) -> str:
+    if not host:
+        raise bad
+    return host.lower()
+
+
+def parse_port(text: str, lowest: int = 1) -> int:
+    """A port number from text; raises UsageError."""
+    if not (text.isascii() and text.isdigit() and lowest <= int(text) <= 65535):
+        raise UsageError(f"{text!r} is not a port", f"ports go from {lowest} to 65535")
+    return int(text)
+
+
+def split_host_port(text: str, lowest_port: int = 1) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` to its parts; raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed):
+        raise UsageError(f"{text!r} is not HOST:PORT", "write peer-b:22 or [::1]:22")
+    return (host[1:-1] if bracketed else host), parse_port(port, lowest_port)
+
+
+def valid_name(name: str) -> bool:
+    """Whether a peer or network may bear this name: `[a-z0-9-]{1,32}` and not a reserved word."""
+    return NAME_PATTERN.fullmatch(name) is not None and name not in RESERVED_NAMES

@@ -1,0 +1,1 @@
+"""Floor 5: where programs' bytes enter and leave."""

@@ -1,0 +1,1 @@
+"""Floor 3: the drivers, and the only sockets towards other machines."""

@@ -1,0 +1,1 @@
+"""Floor 1: bytes to typed messages and back. Imports no asyncio, socket, time or random source."""
