@@ -1,0 +1,127 @@
+"""Where peers may be: addresses from the user, memory, the DHT, peer exchange and probes, and when to try them.
+
+Values are hints, often wrong and sometimes hostile: at most 64 addresses a peer, 256 of unknown peers, 4 per /24
+(or /48) of those, five probes each with growing pauses. What the user names and where a known peer was are
+tried on for good, ever more slowly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import ip_address
+
+from proxy_vpn.addresses import Address, Scope
+
+PER_PEER_LIMIT = 64
+UNKNOWN_LIMIT = 256
+PER_PREFIX_LIMIT = 4
+PROBES_LIMIT = 5
+FIRST_PAUSE_S = 0.5
+PAUSE_LIMIT_S = 30.0
+RETRY_AFTER_S = 60.0
+
+
+class Source(IntEnum):
+    """Who named an address."""
+
+    USER = 0
+    MEMORY = 1
+    PROBE = 2
+    EXCHANGE = 3
+    DHT = 4
+
+
+@dataclass(slots=True)
+class Candidate:
+    """An address where a peer may be; `identity` is empty while nobody knows whose it is."""
+
+    address: Address
+    identity: bytes
+    source: Source
+    probes: int = 0
+    due: float = 0.0
+
+    @property
+    def persistent(self) -> bool:
+        """Whether it is tried for good."""
+        return self.source in (Source.USER, Source.MEMORY)
+
+
+class CandidateBook:
+    """The candidates of one network and their schedule; `now` is in seconds of the loop's clock."""
+
+    def __init__(self) -> None:
+        self._book: dict[tuple[Address, bytes], Candidate] = {}
+        self.own: set[Address] = set()
+
+    def add(
+        self, address: Address, now: float, *, identity: bytes = b"", source: Source, scope: Scope = Scope.LOOPBACK
+    ) -> bool:
+        """Note an address; `scope` is its source's: nothing narrower is believed. True if it is new or due again."""
+        if not address.is_unicast or address in self.own or address.scope < scope:
+            return False
+        if source is Source.DHT and address.port < 1024:
+            return False
+        known = self._book.get((address, identity))
+        if known is not None:
+            known.source = min(known.source, source)
+            if known.probes >= PROBES_LIMIT and now - known.due > RETRY_AFTER_S:
+                known.probes, known.due = 0, now
+                return True
+            return False
+        if not self._has_room(address, identity, source):
+            return False
+        self._book[address, identity] = Candidate(address, identity, source, due=now)
+        return True
+
+    def _has_room(self, address: Address, identity: bytes, source: Source) -> bool:
+        same = [c for c in self._book.values() if c.identity == identity]
+        limit = PER_PEER_LIMIT if identity else UNKNOWN_LIMIT
+        if len(same) >= limit:
+            spent = next((c for c in same if c.probes >= PROBES_LIMIT and not c.persistent), None)
+            if spent is None:
+                return False
+            del self._book[spent.address, spent.identity]
+        if source is Source.USER or address.scope is not Scope.GLOBAL:
+            return True
+        prefix = _prefix(address)
+        return sum(_prefix(c.address) == prefix for c in same) < PER_PREFIX_LIMIT
+
+    def own_address(self, address: Address) -> None:
+        """This address is ourselves: never try it again."""
+        self.own.add(address)
+        for key in [key for key in self._book if key[0] == address]:
+            del self._book[key]
+
+    def retry(self, identity: bytes, now: float) -> None:
+        """Somebody wants this peer, or it was just lost: all its addresses are due at once."""
+        for candidate in self._book.values():
+            if candidate.identity == identity or (not candidate.identity and candidate.source is Source.USER):
+                candidate.probes, candidate.due = 0, now
+
+    def retry_unknown(self, now: float) -> None:
+        """The network changed: everything is due again."""
+        for candidate in self._book.values():
+            candidate.probes, candidate.due = 0, now
+
+    def addresses_of(self, identity: bytes) -> list[Address]:
+        """All addresses noted for a peer."""
+        return [c.address for c in self._book.values() if c.identity == identity]
+
+    def due(self, now: float) -> list[Candidate]:
+        """The candidates to probe now; each is counted and scheduled again."""
+        chosen = []
+        for candidate in self._book.values():
+            if candidate.due > now or (candidate.probes >= PROBES_LIMIT and not candidate.persistent):
+                continue
+            pause = min(PAUSE_LIMIT_S, FIRST_PAUSE_S * 2 ** min(candidate.probes, 10))
+            candidate.probes += 1
+            candidate.due = now + pause
+            chosen.append(candidate)
+        return chosen
+
+
+def _prefix(address: Address) -> bytes:
+    packed = ip_address(address.ip).packed
+    return packed[:3] if len(packed) == 4 else packed[:6]

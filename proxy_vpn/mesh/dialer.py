@@ -1,0 +1,183 @@
+"""Making connections: from a PONG to a sealed QUIC handshake, and the answering side of it.
+
+    dialling:   pong -> probes of 1232, 1312 and 1452 bytes -> largest answered -> QUIC Initial under K_to(id)
+    answering:  sealed Initial -> recompute the cookie from the source -> limits -> a half-open connection
+
+Handshake datagrams initiator to responder: K_to(id), associated data "hs>" and the cookie; back: K_rep(cookie),
+associated data "hs<". A half-open connection keeps the cookie it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from proxy_vpn.addresses import Address
+from proxy_vpn.errors import WireError
+from proxy_vpn.keys import NetworkKey
+from proxy_vpn.mesh.admission import Admission, CookieJar
+from proxy_vpn.mesh.keyring import Keyring
+from proxy_vpn.mesh.prober import Sent, handshake_key
+from proxy_vpn.mesh.session import Session
+from proxy_vpn.net.demux import Demultiplexer, LinkReceiver
+from proxy_vpn.net.engine import EngineFactory, initial_destination, long_destination
+from proxy_vpn.net.quic import Link
+from proxy_vpn.net.udp import Path
+from proxy_vpn.wire.probe import PROBE_SIZES_BYTES, Pong
+from proxy_vpn.wire.seal import HINT_BYTES, NONCE_BYTES, OVERHEAD_BYTES, SealKey
+
+SIZE_WAIT_S = 0.25
+SIZE_WAIT_RTTS = 2.0
+_TO_RESPONDER, _TO_INITIATOR = b"hs>", b"hs<"
+_LARGEST = PROBE_SIZES_BYTES[-1]
+
+
+class SessionMaker(Protocol):
+    """Builds sessions and hears about them: the mesh."""
+
+    def make_session(self, *, initiator: bool, wanted: bytes) -> Session: ...
+
+
+class Dial:
+    """One attempt to reach a peer: sizes are measured, then the handshake begins on the same path."""
+
+    def __init__(self, identity: bytes, path: Path, now: float, rtt_s: float) -> None:
+        self.identity = identity
+        self.path = path
+        self.started = now
+        self.deadline = now + max(SIZE_WAIT_S, SIZE_WAIT_RTTS * rtt_s)
+        self.cookies: dict[int, bytes] = {}
+        self.session: Session | None = None
+
+    def measured(self, sent: Sent, pong: Pong, path: Path) -> None:
+        """A size probe came back."""
+        if path.remote == self.path.remote and sent.size_bytes == pong.size_bytes:
+            self.cookies[sent.size_bytes] = pong.cookie
+
+    def ready(self, now: float) -> bool:
+        """Whether the handshake may begin: the largest size is proven, or no more is to be expected."""
+        return _LARGEST in self.cookies or (bool(self.cookies) and now >= self.deadline)
+
+
+class Dialer:
+    """Both ends of sealed QUIC handshakes for one device in one network."""
+
+    def __init__(
+        self,
+        key: NetworkKey,
+        identity: bytes,
+        *,
+        demux: Demultiplexer,
+        keyring: Keyring,
+        cookies: CookieJar,
+        engine: EngineFactory,
+        maker: SessionMaker,
+        entropy: Callable[[int], bytes],
+        now: Callable[[], float],
+    ) -> None:
+        self._key = key
+        self._demux = demux
+        self._keyring = keyring
+        self._cookies = cookies
+        self._engine = engine
+        self._maker = maker
+        self._entropy = entropy
+        self._now = now
+        self._admission = Admission()
+        self._own_key = handshake_key(key, identity)
+        self._half_open: dict[tuple[Address, bytes], tuple[Link, bytes]] = {}
+        keyring.add_standing(self._standing)
+
+    @property
+    def admission(self) -> Admission:
+        return self._admission
+
+    def connect(self, dial: Dial) -> Session:
+        """Begin the handshake of a dial that is ready."""
+        size = max(dial.cookies)
+        cookie = dial.cookies[size]
+        to_responder = handshake_key(self._key, dial.identity)
+        to_initiator = SealKey(self._key.reply_key(cookie), cookie[:HINT_BYTES])
+        opener = self._reply_opener(to_initiator)
+        self._keyring.add_index(cookie[:HINT_BYTES], opener)
+
+        def seal(datagram: bytes) -> bytes:
+            return to_responder.seal(self._entropy(NONCE_BYTES), datagram, _TO_RESPONDER + cookie)
+
+        session = self._maker.make_session(initiator=True, wanted=dial.identity)
+        link = Link(self._engine(True, _engine_size(size), b""), self._demux, session, dial.path, seal)
+        session.attach(link)
+        session.on_closed.append(lambda: self._keyring.remove_index(cookie[:HINT_BYTES], opener))
+        dial.session = session
+        link.connect()
+        return session
+
+    def _reply_opener(self, key: SealKey) -> Callable[[bytes, Path], LinkReceiver | None]:
+        def receive(datagram: bytes, path: Path) -> LinkReceiver | None:
+            try:
+                opened = key.open(datagram, _TO_INITIATOR)
+                link = self._demux.links.get(long_destination(opened))
+            except WireError:
+                return None
+            if link is not None:
+                link.receive(opened, len(opened), path)
+            return link
+
+        return receive
+
+    def _standing(self) -> Iterable[tuple[SealKey, Callable[[bytes, Path], LinkReceiver | None]]]:
+        yield self._own_key, self._receive_handshake
+
+    def _receive_handshake(self, datagram: bytes, path: Path) -> LinkReceiver | None:
+        for size, cookie in self._cookies.candidates(path.remote, self._now()):
+            try:
+                opened = self._own_key.open(datagram, _TO_RESPONDER + cookie)
+            except WireError:
+                continue
+            return self._opened(opened, path, size, cookie)
+        for (source, _), (_, cookie) in tuple(self._half_open.items()):
+            if source == path.remote:
+                try:
+                    opened = self._own_key.open(datagram, _TO_RESPONDER + cookie)
+                except WireError:
+                    continue
+                return self._opened(opened, path, 0, cookie)
+        return None
+
+    def _opened(self, datagram: bytes, path: Path, size: int, cookie: bytes) -> LinkReceiver | None:
+        try:
+            destination = long_destination(datagram)
+            known = self._half_open.get((path.remote, destination))
+            link: LinkReceiver | None = known[0] if known else self._demux.links.get(destination)
+            if link is None:
+                link = self._accept(initial_destination(datagram), path, size, cookie)
+        except WireError:
+            return None
+        if link is not None:
+            link.receive(datagram, len(datagram), path)
+        return link
+
+    def _accept(self, destination: bytes, path: Path, size: int, cookie: bytes) -> Link | None:
+        if not size or not self._admission.admits(path.remote, len(self._half_open), self._now()):
+            return None
+        to_initiator = SealKey(self._key.reply_key(cookie), cookie[:HINT_BYTES])
+
+        def seal(datagram: bytes) -> bytes:
+            return to_initiator.seal(self._entropy(NONCE_BYTES), datagram, _TO_INITIATOR)
+
+        session = self._maker.make_session(initiator=False, wanted=b"")
+        link = Link(self._engine(False, _engine_size(size), destination), self._demux, session, path, seal)
+        session.attach(link)
+        slot = (path.remote, destination)
+        self._half_open[slot] = (link, cookie)
+        session.on_settled.append(lambda: self._half_open.pop(slot, None))
+        return link
+
+
+def _engine_size(proven: int) -> int:
+    """The QUIC datagram size for a proven size on the wire: handshake datagrams grow by the seal, later ones don't.
+
+    A qh3 core pads Initials to 1280 bytes at most, so 1312 proven means that 1280 sealed fit; above that the
+    larger size serves bare 1-RTT datagrams only.
+    """
+    return proven - OVERHEAD_BYTES if proven < _LARGEST else proven

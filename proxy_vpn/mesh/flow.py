@@ -1,0 +1,341 @@
+"""Flows: one TCP flow is one QUIC stream with credit of our own; one UDP flow is a stream and DATAGRAM frames.
+
+Neither engine holds back a sender whose receiver does not read, so credit does (DESIGN: "Credit"): a flow may be
+sent up to an absolute offset of its stream, head included. The first 64 KiB each way are implied; more is granted
+as the sink consumes, within a window that doubles while a whole window is consumed in two round trips.
+
+    opener                                   other end
+    Open head ------------------------------> offered: accept() or refuse()
+    <----------------------------- one Status byte
+    raw bytes, FIN each way                   a reset or a lost peer is `lost`, never an end
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy_vpn.addresses import Target
+from proxy_vpn.errors import FlowLost, WireError
+from proxy_vpn.mesh.duplex import Sink
+from proxy_vpn.wire.messages import Reassembler, split_datagram
+
+IMPLIED_CREDIT_BYTES = 64 * 1024
+FLOW_WINDOW_LIMIT_BYTES = 8 << 20
+PEER_GROWTH_LIMIT_BYTES = 16 << 20
+PROCESS_GROWTH_LIMIT_BYTES = 256 << 20
+CHUNK_BYTES = 64 * 1024
+RESET_CODE = 1
+_GRANT_FRACTION = 4
+_LOCAL_RTT_S = 0.001
+
+
+class Budget:
+    """How much window beyond the implied 64 KiB a process, and within it a peer, may hand out."""
+
+    def __init__(self, limit_bytes: int, parent: Budget | None = None) -> None:
+        self._left = limit_bytes
+        self._parent = parent
+
+    def take(self, size: int) -> bool:
+        """Whether `size` more bytes may be granted; they are then taken."""
+        if size > self._left or (self._parent is not None and not self._parent.take(size)):
+            return False
+        self._left -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._left += size
+        if self._parent is not None:
+            self._parent.give_back(size)
+
+
+class Carrier(Protocol):
+    """What a flow needs of the session that carries it."""
+
+    peer_name: str
+    budget: Budget
+
+    @property
+    def rtt_s(self) -> float | None: ...
+
+    def now(self) -> float: ...
+
+    def has_room(self) -> bool:
+        """Whether the engine takes more stream data now."""
+
+    def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None: ...
+
+    def flow_ready(self, flow: Flow) -> None:
+        """The flow has bytes and credit: pump it when there is room."""
+
+    def grant(self, stream_id: int, limit: int) -> None: ...
+
+    def abort_stream(self, stream_id: int) -> None: ...
+
+    def flow_ended(self, stream_id: int) -> None: ...
+
+    def send_flow_datagram(self, stream_id: int, payload: bytes) -> None: ...
+
+
+class Window:
+    """The receiving side's credit: what was received, consumed and granted, and how large the window may be."""
+
+    def __init__(self, budget: Budget, received: int) -> None:
+        self._budget = budget
+        self.received = received
+        self.consumed = received
+        self.granted = IMPLIED_CREDIT_BYTES
+        self._size = IMPLIED_CREDIT_BYTES
+        self._measured_from = received
+        self._measured_at = 0.0
+
+    def receive(self, size: int) -> bool:
+        """Whether `size` more bytes are within what was granted."""
+        self.received += size
+        return self.received <= self.granted
+
+    def consume(self, size: int, now: float, rtt_s: float | None) -> int | None:
+        """A new limit worth announcing, if any."""
+        self.consumed += size
+        self._grow(now, rtt_s or _LOCAL_RTT_S)
+        limit = self.consumed + self._size
+        if limit - self.granted < self._size // _GRANT_FRACTION:
+            return None
+        self.granted = limit
+        return limit
+
+    def _grow(self, now: float, rtt_s: float) -> None:
+        amount = self.consumed - self._measured_from
+        if amount < self._size:
+            return
+        quick = now - self._measured_at <= 2 * rtt_s + _LOCAL_RTT_S
+        self._measured_from, self._measured_at = self.consumed, now
+        if quick and self._size * 2 <= FLOW_WINDOW_LIMIT_BYTES and self._budget.take(self._size):
+            self._size *= 2
+
+    def release(self) -> None:
+        """The flow ended: give the growth back to the budgets."""
+        self._budget.give_back(self._size - IMPLIED_CREDIT_BYTES)
+        self._size = IMPLIED_CREDIT_BYTES
+
+
+class Flow:
+    """A TCP flow to or from a peer: a Duplex over one QUIC stream."""
+
+    def __init__(self, carrier: Carrier, stream_id: int, target: Target, sent: int, received: int) -> None:
+        self.stream_id = stream_id
+        self.target = target
+        self.peer_name = carrier.peer_name
+        self._carrier = carrier
+        self._sink: Sink | None = None
+        self._window = Window(carrier.budget, received)
+        self._send_offset = sent
+        self._send_limit = IMPLIED_CREDIT_BYTES
+        self._pending: deque[memoryview] = deque()
+        self._eof_wanted = self._eof_sent = self._eof_received = self._eof_delivered = False
+        self._inbox: list[bytes] = []
+        self._error: FlowLost | None = None
+        self._over = False
+
+    # --- Duplex, towards the door -----------------------------------------------------------------------------
+
+    def start(self, sink: Sink) -> None:
+        self._sink = sink
+        inbox, self._inbox = self._inbox, []
+        for data in inbox:
+            sink.data_received(data)
+        if self._eof_received:
+            self._deliver_eof()
+        if self._error is not None and not self._eof_delivered:
+            sink.lost(self._error)
+
+    def write(self, data: bytes | memoryview) -> None:
+        if self._over or self._eof_wanted or not data:
+            return
+        if not self._pending and len(data) <= self._send_limit - self._send_offset and self._carrier.has_room():
+            self._send(data, False)
+            return
+        view = memoryview(data)
+        self._pending.extend(view[at : at + CHUNK_BYTES] for at in range(0, len(view), CHUNK_BYTES))
+        self._become_ready()
+
+    def write_eof(self) -> None:
+        if not (self._over or self._eof_wanted):
+            self._eof_wanted = True
+            self._become_ready()
+
+    def consumed(self, size: int) -> None:
+        if self._over:
+            return
+        limit = self._window.consume(size, self._carrier.now(), self._carrier.rtt_s)
+        if limit is not None and not self._eof_received:
+            self._carrier.grant(self.stream_id, limit)
+
+    def reset(self) -> None:
+        if not self._over:
+            self._carrier.abort_stream(self.stream_id)
+            self._end()
+
+    # --- the session's side -----------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to send and credit to send it."""
+        if self._over:
+            return False
+        return self._send_offset < self._send_limit if self._pending else self._eof_wanted and not self._eof_sent
+
+    def pump(self) -> None:
+        """Move one chunk of pending bytes, or the end, into the engine."""
+        if self._pending:
+            chunk = self._pending.popleft()
+            room = self._send_limit - self._send_offset
+            if len(chunk) > room:
+                self._pending.appendleft(chunk[room:])
+                chunk = chunk[:room]
+            self._send(chunk, self._eof_wanted and not self._pending)
+        elif self._eof_wanted and not self._eof_sent:
+            self._send(b"", True)
+
+    def _send(self, data: bytes | memoryview, end: bool) -> None:
+        self._carrier.send_stream(self.stream_id, data, end)
+        self._send_offset += len(data)
+        self._eof_sent = self._eof_sent or end
+        if self._sink is not None and data and not self._over:
+            self._sink.written(len(data))
+        if end:
+            self._finish_if_done()
+
+    def _become_ready(self) -> None:
+        if self.ready:
+            self._carrier.flow_ready(self)
+
+    def credit_received(self, limit: int) -> None:
+        """The peer lets us send up to `limit`."""
+        if limit > self._send_limit:
+            self._send_limit = limit
+            self._become_ready()
+
+    def stream_received(self, data: bytes, end: bool) -> bool:
+        """Bytes of the stream; False if they exceed the credit (the flow is then reset)."""
+        if self._over or self._eof_received:
+            return True
+        if not self._window.receive(len(data)):
+            self.stream_lost(FlowLost(f"{self.peer_name} sent more than it was allowed to"), abort=True)
+            return False
+        if data:
+            if self._sink is None:
+                self._inbox.append(data)
+            else:
+                self._sink.data_received(data)
+        if end:
+            self._eof_received = True
+            if self._sink is not None:
+                self._deliver_eof()
+        return True
+
+    def _deliver_eof(self) -> None:
+        if self._sink is not None and not self._eof_delivered:
+            self._eof_delivered = True
+            self._sink.eof_received()
+            self._finish_if_done()
+
+    def stream_reset(self) -> None:
+        """The peer reset its direction; ignored once its FIN has arrived."""
+        if not self._eof_received:
+            self.stream_lost(FlowLost(f"{self.peer_name} reset the connection"), abort=True)
+
+    def sending_refused(self) -> None:
+        """The peer takes no more of our bytes."""
+        if not self._eof_sent or not self._eof_received:
+            self.stream_lost(FlowLost(f"{self.peer_name} reset the connection"), abort=True)
+
+    def stream_lost(self, error: FlowLost, abort: bool = False) -> None:
+        """The flow broke, or its connection did."""
+        if self._over:
+            return
+        if abort:
+            self._carrier.abort_stream(self.stream_id)
+        self._error = error
+        self._end()
+        if self._sink is not None:
+            self._sink.lost(error)
+
+    def _finish_if_done(self) -> None:
+        if self._eof_sent and self._eof_delivered and not self._over:
+            self._end()
+            if self._sink is not None:
+                self._sink.finished()
+
+    def _end(self) -> None:
+        self._over = True
+        self._pending.clear()
+        self._window.release()
+        self._carrier.flow_ended(self.stream_id)
+
+
+class UdpFlow:
+    """A UDP flow to or from a peer: payloads in DATAGRAM frames, living as long as its stream."""
+
+    def __init__(self, carrier: Carrier, stream_id: int, target: Target) -> None:
+        self.stream_id = stream_id
+        self.target = target
+        self.peer_name = carrier.peer_name
+        self.on_datagram: Callable[[bytes], None] | None = None
+        self.on_closed: Callable[[], None] | None = None
+        self._carrier = carrier
+        self._parts = Reassembler()
+        self._over = False
+
+    def send(self, payload: bytes) -> None:
+        """Send one payload; lost like any datagram when there is no room."""
+        if not self._over:
+            self._carrier.send_flow_datagram(self.stream_id, payload)
+
+    def close(self) -> None:
+        """End the flow on both sides; idempotent."""
+        if not self._over:
+            self._carrier.abort_stream(self.stream_id)
+            self._end()
+
+    def frame_received(self, frame: bytes, now: float) -> None:
+        """A DATAGRAM frame of this flow."""
+        try:
+            _, number, index, count, part = split_datagram(frame)
+        except WireError:
+            return
+        payload = self._parts.feed(number, index, count, part, now)
+        if payload is not None and self.on_datagram is not None and not self._over:
+            self.on_datagram(payload)
+
+    def stream_received(self, data: bytes, end: bool) -> bool:
+        """The stream carries nothing but its end; False if the peer sends bytes there."""
+        if end and not self._over:
+            self.close()
+        return not data
+
+    def stream_reset(self) -> None:
+        """The peer ended the flow."""
+        self.close()
+
+    def sending_refused(self) -> None:
+        """The peer ended the flow."""
+        self.close()
+
+    def stream_lost(self, error: FlowLost, abort: bool = False) -> None:
+        """The connection broke."""
+        if abort:
+            self.close()
+        elif not self._over:
+            self._end()
+
+    def credit_received(self, limit: int) -> None:
+        """UDP needs no credit."""
+
+    def _end(self) -> None:
+        self._over = True
+        self._carrier.flow_ended(self.stream_id)
+        if self.on_closed is not None:
+            self.on_closed()

@@ -1,0 +1,497 @@
+"""One network as this device lives it: finds members, keeps one session to each, and opens flows over them.
+
+    candidates --probe--> pong --Dial--> handshake --AUTH--> live --flows--> lost --retry--> candidates
+
+Of two connections between the same two boots with one lane, both ends keep the one whose initiator has the lower
+id. A peer that comes with a new boot nonce has restarted if its old connection's path stays silent for a second;
+if that answers, two machines carry one identity, and the newcomer is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy_vpn import __version__
+from proxy_vpn.addresses import Address, Scope, Target
+from proxy_vpn.errors import FlowError, Status, WireError
+from proxy_vpn.keys import Identity, NetworkKey
+from proxy_vpn.mesh import pex
+from proxy_vpn.mesh.admission import CookieJar
+from proxy_vpn.mesh.candidates import CandidateBook, Source
+from proxy_vpn.mesh.dialer import Dial, Dialer
+from proxy_vpn.mesh.flow import PEER_GROWTH_LIMIT_BYTES, Budget, Flow, UdpFlow
+from proxy_vpn.mesh.keyring import Keyring
+from proxy_vpn.mesh.paths import PathMonitor
+from proxy_vpn.mesh.prober import Prober, Sent
+from proxy_vpn.mesh.roster import Peer, Roster
+from proxy_vpn.mesh.session import Incoming, Session, State
+from proxy_vpn.net.demux import Demultiplexer
+from proxy_vpn.net.engine import EngineFactory
+from proxy_vpn.net.udp import Path
+from proxy_vpn.wire.membership import Initiator, Responder
+from proxy_vpn.wire.messages import Peers, Welcome
+from proxy_vpn.wire.probe import BOOT_BYTES, PROBE_SIZES_BYTES, SMALL_PROBE_BYTES, Pong
+from proxy_vpn.wire.seal import HINT_BYTES, SealKey
+
+TICK_S = 0.25
+HIGHER_ID_WAITS_S = 1.0
+REDIAL_PAUSE_S = 0.5
+REDIAL_PAUSE_LIMIT_S = 30.0
+BOOT_CHECK_S = 1.0
+OFFLINE_WAIT_S = 5.0
+RETIRE_S = 10.0
+RECORD_EVERY_S = 20 * 60.0
+DIAL_LIFE_S = 8.0
+DIALS_LIMIT = 64
+OBSERVED_LIMIT = 8
+
+
+class MeshObserver(Protocol):
+    """Who tells the user."""
+
+    def peer_live(self, peer: Peer, session: Session, took_s: float) -> None: ...
+
+    def peer_lost(self, peer: Peer, reason: str) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+    def flow_offered(self, peer: Peer, offer: Incoming) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the meshes of one process share, and what makes a test's world deterministic."""
+
+    demux: Demultiplexer
+    keyring: Keyring
+    engine: EngineFactory
+    engine_name: str
+    budget: Budget
+    entropy: Callable[[int], bytes]
+    unix_time: Callable[[], float]
+    local_addresses: Callable[[], list[Address]]
+
+
+class Mesh:
+    """The sessions of one device in one network."""
+
+    def __init__(self, key: NetworkKey, identity: Identity, name: str, world: World, observer: MeshObserver) -> None:
+        self.key = key
+        self.identity = identity
+        self.name = name
+        self.roster = Roster(key.name)
+        self.book = CandidateBook()
+        self.boot = world.entropy(BOOT_BYTES)
+        self.clock_offset_s: float | None = None
+        self._world = world
+        self._observer = observer
+        self._loop = asyncio.get_running_loop()
+        cookies = CookieJar(world.entropy(32))
+        self.prober = Prober(
+            key,
+            identity.id,
+            self.boot,
+            keyring=world.keyring,
+            cookies=cookies,
+            handler=self,
+            send=world.demux.send,
+            entropy=world.entropy,
+            now=self._loop.time,
+            unix_time=world.unix_time,
+        )
+        self._dialer = Dialer(
+            key,
+            identity.id,
+            demux=world.demux,
+            keyring=world.keyring,
+            cookies=cookies,
+            engine=world.engine,
+            maker=self,
+            entropy=world.entropy,
+            now=self._loop.time,
+        )
+        self._sessions: set[Session] = set()
+        self._dials: dict[bytes, Dial] = {}
+        self._pauses: dict[bytes, tuple[float, float]] = {}
+        self._boot_checks: dict[bytes, asyncio.TimerHandle] = {}
+        self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._observed: dict[Address, None] = {}
+        self._record_at = 0.0
+        self._ticker = self._loop.call_soon(self._tick)
+        self._closing = False
+
+    # --- what the node and the doors ask for -------------------------------------------------------------------
+
+    def found(self, address: Address, source: Source, scope: Scope = Scope.LOOPBACK, identity: bytes = b"") -> None:
+        """A peer may be there."""
+        if self.book.add(address, self._loop.time(), identity=identity, source=source, scope=scope):
+            self._probe_candidates()
+
+    def any_peer_live(self) -> bool:
+        return any(session.state is State.LIVE for session in self._sessions)
+
+    def live_peers(self) -> Iterator[Peer]:
+        """The peers that take flows now."""
+        return (peer for peer in self.roster if self._usable(peer) is not None)
+
+    async def session_for(self, peer: Peer) -> Session:
+        """The peer's session, waiting a little for one that is offline; raises FlowError."""
+        session = self._usable(peer)
+        if session is not None:
+            return session
+        self.book.retry(peer.identity, self._loop.time())
+        self._pauses.pop(peer.identity, None)
+        self._probe_candidates()
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.setdefault(peer.identity, []).append(waiter)
+        try:
+            async with asyncio.timeout(OFFLINE_WAIT_S):
+                await waiter
+        except TimeoutError:
+            raise FlowError(Status.UNREACHABLE, f"{peer.name} is offline", "start pvpn there") from None
+        finally:
+            self._waiters.get(peer.identity, []).remove(waiter)
+        session = self._usable(peer)
+        if session is None:
+            raise FlowError(Status.UNREACHABLE, f"{peer.name} has just gone", "try again")
+        return session
+
+    async def open_tcp(self, peer: Peer, port: int) -> Flow:
+        """A TCP flow to a port of the peer; raises FlowError."""
+        return await (await self.session_for(peer)).open_tcp(Target(peer.name, port))
+
+    async def open_udp(self, peer: Peer, port: int) -> UdpFlow:
+        """A UDP flow to a port of the peer; raises FlowError."""
+        return await (await self.session_for(peer)).open_udp(Target(peer.name, port))
+
+    async def ping(self, peer: Peer) -> tuple[float, Path]:
+        """One path probe: the round trip in seconds and the path it took; raises FlowError."""
+        session = await self.session_for(peer)
+        answer: asyncio.Future[float] = self._loop.create_future()
+        assert session.paths is not None
+
+        def done(rtt_s: float) -> None:
+            if not answer.done():
+                answer.set_result(rtt_s)
+
+        session.paths.probe(done=done)
+        try:
+            async with asyncio.timeout(OFFLINE_WAIT_S):
+                return await answer, session.paths.current
+        except TimeoutError:
+            raise FlowError(Status.TIMEOUT, f"{peer.name} did not answer within {OFFLINE_WAIT_S:.0f} s") from None
+
+    def forget(self, name: str) -> None:
+        """Give a name free; the peer that bore it must be met anew. Raises UsageError."""
+        peer = self.roster.forget(name)
+        for session in list(peer.sessions):
+            session.close("forgotten")
+
+    async def close(self) -> None:
+        """Say goodbye to every peer and wait for their flows (2 s)."""
+        self._closing = True
+        self._ticker.cancel()
+        for handle in self._boot_checks.values():
+            handle.cancel()
+        async with asyncio.TaskGroup() as group:
+            for session in tuple(self._sessions):
+                group.create_task(session.finish("stopping"))
+
+    def own_addresses(self) -> list[Address]:
+        """Where other members may reach us: our interfaces, and what peers saw us as."""
+        return list(dict.fromkeys([*self._observed, *self._world.local_addresses()]))
+
+    def external_address(self, address: Address) -> None:
+        """We are seen under this address."""
+        self._observed.pop(address, None)
+        self._observed[address] = None
+        while len(self._observed) > OBSERVED_LIMIT:
+            self._observed.pop(next(iter(self._observed)))
+
+    # --- probes -------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
+        now = self._loop.time()
+        self.prober.expire()
+        self._probe_candidates()
+        for identity, dial in tuple(self._dials.items()):
+            self._advance(dial)
+            if dial.session is None and now - dial.started > DIAL_LIFE_S:
+                del self._dials[identity]
+        for session in tuple(self._sessions):
+            self._watch(session)
+        if now >= self._record_at:
+            self._record_at = now + RECORD_EVERY_S
+            self._spread([self._own_record()])
+
+    def _watch(self, session: Session) -> None:
+        session.link.update_keys_if_due()
+        if session.paths is not None and not session.paths.tick(session.heard_at, session.flows > 0):
+            session.close("no answer any more")
+
+    def _probe_candidates(self) -> None:
+        now = self._loop.time()
+        live = {s.paths.current.remote for s in self._sessions if s.paths is not None}
+        for candidate in self.book.due(now):
+            peer = self.roster.get(candidate.identity) if candidate.identity else None
+            if candidate.address in live or (peer is not None and self._usable(peer) is not None):
+                continue
+            self.prober.probe(Path("", 0, candidate.address), candidate.identity, SMALL_PROBE_BYTES)
+
+    def probe_received(self, sender: bytes, boot: bytes, path: Path) -> None:
+        """A member asks whether we are here: so it is there."""
+        peer = self.roster.get(sender)
+        session = self._usable(peer) if peer is not None else None
+        if peer is not None and session is not None:
+            if session.member is not None and session.member.boot != boot:
+                self._check_boot(peer)
+            return
+        self.book.add(path.remote, self._loop.time(), identity=sender, source=Source.PROBE)
+        self._probe_candidates()
+
+    def pong_received(self, sent: Sent, pong: Pong, path: Path, rtt_s: float) -> None:
+        """A member answered a probe."""
+        if pong.responder == self.identity.id:
+            self.book.own_address(sent.path.remote)
+            return
+        if pong.observed.scope is not Scope.LOOPBACK:
+            self.external_address(pong.observed)
+        dial = self._dials.get(pong.responder)
+        if dial is not None and sent.size_bytes in PROBE_SIZES_BYTES:
+            dial.measured(sent, pong, path)
+            self._advance(dial)
+            return
+        peer = self.roster.get(pong.responder)
+        session = self._usable(peer) if peer is not None else None
+        if peer is not None and session is not None and session.member is not None:
+            if session.member.boot != pong.boot:
+                self._check_boot(peer)
+            elif session.paths is not None:
+                session.paths.add([path])
+                return
+        if dial is None and sent.size_bytes == SMALL_PROBE_BYTES:
+            self._start_dial(pong.responder, path, rtt_s)
+
+    def _start_dial(self, identity: bytes, path: Path, rtt_s: float) -> None:
+        now = self._loop.time()
+        if now < self._pauses.get(identity, (0.0, 0.0))[0] or len(self._dials) >= DIALS_LIMIT or self._closing:
+            return
+        self._dials[identity] = Dial(identity, path, now, rtt_s)
+        for size in PROBE_SIZES_BYTES:
+            self.prober.probe(path, identity, size)
+
+    def _advance(self, dial: Dial) -> None:
+        now = self._loop.time()
+        if dial.session is not None or not dial.ready(now):
+            return
+        if self.identity.id > dial.identity and now - dial.started < HIGHER_ID_WAITS_S:
+            return
+        peer = self.roster.get(dial.identity)
+        if peer is not None and self._usable(peer) is not None and dial.identity not in self._boot_checks:
+            del self._dials[dial.identity]
+            return
+        self._dialer.connect(dial)
+
+    def clock_differs(self, sender: bytes, difference_s: float) -> None:
+        """A member's clock is far from ours."""
+        if self.clock_offset_s is None:
+            hours = difference_s / 3600
+            self._observer.warning(f"a member's clock differs from this machine's by {hours:+.1f} hours - set both")
+        self.clock_offset_s = difference_s
+
+    # --- sessions -----------------------------------------------------------------------------------------------
+
+    def make_session(self, *, initiator: bool, wanted: bytes) -> Session:
+        """A session for one new connection, as the dialer asks."""
+        path_key, path_index = self._world.entropy(32), self._world.entropy(HINT_BYTES)
+
+        def prove(binding: bytes) -> Initiator | Responder:
+            if initiator:
+                return Initiator(self.key, self.identity, self.boot, binding, wanted=wanted)
+            return Responder(self.key, self.identity, self.boot, binding, admit=self._admit)
+
+        def welcome() -> Welcome:
+            return Welcome(self.name, __version__, self._world.engine_name, path_key, path_index)
+
+        session = Session(
+            self,
+            prove,
+            welcome,
+            initiator=initiator,
+            budget=Budget(PEER_GROWTH_LIMIT_BYTES, self._world.budget),
+        )
+        session.path_secret = (path_key, path_index)
+        self._sessions.add(session)
+        return session
+
+    def _admit(self, identity: bytes, boot: bytes) -> bool:
+        return self._dialer.admission.identities.allow(identity, self._loop.time())
+
+    def session_live(self, session: Session) -> None:
+        """AUTH is done on both sides and the peer has introduced itself."""
+        assert session.member is not None and session.theirs is not None and session.link.path is not None
+        member = session.member
+        peer = self.roster.meet(member.identity, session.theirs.name)
+        session.peer_name = peer.name
+        self._dials.pop(member.identity, None)
+        self._pauses.pop(member.identity, None)
+        own_key, own_index = session.path_secret
+        session.paths = PathMonitor(
+            session.link.path,
+            SealKey(own_key, own_index),
+            own_index,
+            SealKey(session.theirs.path_key, session.theirs.path_index),
+            keyring=self._world.keyring,
+            send=self._world.demux.send,
+            entropy=self._world.entropy,
+            now=self._loop.time,
+            on_switch=lambda path: self._switched(session, path),
+        )
+        session.paths.probe()
+        old = self._usable(peer)
+        if old is None or old.member is None:
+            self._take(peer, session)
+        elif old.member.boot != member.boot:
+            peer.sessions.append(session)
+            self._check_boot(peer)
+        elif self._initiator_of(session, peer) < self._initiator_of(old, peer):
+            peer.sessions.insert(0, session)
+            self._retire(old)
+        else:
+            peer.sessions.append(session)
+            self._retire(session)
+
+    def _take(self, peer: Peer, session: Session) -> None:
+        peer.sessions.insert(0, session)
+        assert session.link.path is not None
+        peer.remember(session.link.path.remote)
+        peer.last_seen = self._world.unix_time()
+        peer.since = peer.last_seen
+        self.roster.changed = True
+        for waiter in self._waiters.get(peer.identity, []):
+            if not waiter.done():
+                waiter.set_result(None)
+        self._observer.peer_live(peer, session, self._loop.time() - session.started_at)
+        records = [p.record for p in self.roster if p.record and p is not peer]
+        self._send_records(session, [self._own_record(), *records])
+
+    def _initiator_of(self, session: Session, peer: Peer) -> bytes:
+        return self.identity.id if session.initiator else peer.identity
+
+    def _retire(self, session: Session) -> None:
+        """Take no new flows; close once the open ones have ended, or after 10 s."""
+        session.state = State.CLOSING
+
+        def close(attempts: int) -> None:
+            if session.flows and attempts:
+                self._loop.call_later(1.0, close, attempts - 1)
+            else:
+                session.close("replaced by the peer's other connection")
+
+        self._loop.call_later(1.0, close, int(RETIRE_S) - 1)
+
+    def _check_boot(self, peer: Peer) -> None:
+        """The peer shows a new boot nonce: has it restarted, or is it twice there?"""
+        old = self._usable(peer)
+        if peer.identity in self._boot_checks or old is None or old.paths is None:
+            return
+        answered: list[float] = []
+        old.paths.probe(done=answered.append)
+
+        def decide() -> None:
+            del self._boot_checks[peer.identity]
+            if not answered:
+                old.close("restarted")
+                return
+            self._observer.warning(
+                f"two machines carry the identity of {peer.name} - give one of them a state directory of its own"
+            )
+            for session in peer.sessions[1:]:
+                session.close("its identity is in use elsewhere")
+
+        self._boot_checks[peer.identity] = self._loop.call_later(BOOT_CHECK_S, decide)
+
+    def _switched(self, session: Session, path: Path) -> None:
+        session.link.path = path
+        session.link.kick()
+
+    def session_closed(self, session: Session, reason: str) -> None:
+        """A session ended, live or not."""
+        self._sessions.discard(session)
+        now = self._loop.time()
+        for identity, dial in tuple(self._dials.items()):
+            if dial.session is session:
+                del self._dials[identity]
+                pause = min(REDIAL_PAUSE_LIMIT_S, 2 * self._pauses.get(identity, (0.0, REDIAL_PAUSE_S / 2))[1])
+                self._pauses[identity] = (now + pause, pause)
+        peer = self.roster.get(session.member.identity) if session.member else None
+        if peer is None or session not in peer.sessions:
+            return
+        peer.sent_bytes += session.link.sent_bytes
+        peer.received_bytes += session.link.received_bytes
+        was_first = peer.sessions[0] is session
+        peer.sessions.remove(session)
+        peer.last_seen = self._world.unix_time()
+        if was_first and not peer.sessions:
+            peer.since = peer.last_seen
+            self._observer.peer_lost(peer, reason)
+            for address in peer.addresses:
+                self.book.add(address, now, identity=peer.identity, source=Source.MEMORY)
+            self.book.retry(peer.identity, now)
+        elif was_first:
+            follower = peer.sessions.pop(0)
+            self._take(peer, follower)
+
+    def session_path_heard(self, session: Session, path: Path) -> None:
+        """A connection's ID came from another source."""
+        if session.paths is not None:
+            session.paths.heard_on(path)
+
+    def flow_offered(self, session: Session, offer: Incoming) -> None:
+        """A peer wants to reach a service here."""
+        peer = self.roster.get(session.member.identity) if session.member else None
+        if peer is None:
+            offer.refuse(Status.INTERNAL)
+        else:
+            self._observer.flow_offered(peer, offer)
+
+    def _usable(self, peer: Peer) -> Session | None:
+        session = peer.session
+        return session if session is not None and session.state is State.LIVE else None
+
+    # --- peer exchange ------------------------------------------------------------------------------------------
+
+    def _own_record(self) -> bytes:
+        return pex.make_record(self.key, self.identity, self.name, self.own_addresses(), self._world.unix_time())
+
+    def _send_records(self, session: Session, records: Sequence[bytes]) -> None:
+        for start in range(0, len(records), pex.RECORDS_PER_MESSAGE):
+            session.send_control(Peers(list(records[start : start + pex.RECORDS_PER_MESSAGE])))
+
+    def _spread(self, records: Sequence[bytes], but: Session | None = None) -> None:
+        for session in tuple(self._sessions):
+            if session.state is State.LIVE and session is not but:
+                self._send_records(session, records)
+
+    def peers_received(self, session: Session, records: list[bytes]) -> None:
+        """Peer exchange: what members say of themselves, perhaps through others."""
+        news = []
+        for data in records[: pex.RECORDS_PER_MESSAGE]:
+            with contextlib.suppress(WireError):
+                record, addresses = pex.read_record(self.key, data, self._world.unix_time())
+                if record.identity == self.identity.id:
+                    continue
+                peer = self.roster.meet(record.identity, record.name)
+                if not pex.newer(data, peer.record):
+                    continue
+                peer.record = data
+                news.append(data)
+                for address in addresses:
+                    self.found(address, Source.EXCHANGE, identity=record.identity)
+        if news:
+            self._spread(news, but=session)

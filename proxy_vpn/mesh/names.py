@@ -1,0 +1,115 @@
+"""Names: which host a program means - a peer of one of our networks, or somebody else's machine.
+
+`peer`, `peer.pvpn` and `peer.home.pvpn` are peers; `.pvpn` never goes to DNS, and neither does the name of a
+known peer that is offline. A single label that nobody bears goes direct; in a process's first 15 seconds it
+waits up to 5 for a peer to show up under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from proxy_vpn.addresses import NETWORK_SUFFIX, Target, valid_name
+from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.mesh.flow import Flow, UdpFlow
+from proxy_vpn.mesh.mesh import Mesh
+from proxy_vpn.mesh.roster import Peer
+
+START_S = 15.0
+START_WAIT_S = 5.0
+_NEVER_PEERS = frozenset({"localhost"})
+
+
+class Router:
+    """Resolves hosts over all networks of the process and opens flows to peers."""
+
+    def __init__(self, meshes: Sequence[Mesh]) -> None:
+        self._meshes = meshes
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._arrived = asyncio.Event()
+
+    def peer_arrived(self) -> None:
+        """A peer became live: whoever waits for a name looks again."""
+        self._arrived.set()
+        self._arrived = asyncio.Event()
+
+    def find(self, host: str) -> tuple[Mesh, Peer] | None:
+        """The peer that a host name means now; None if it is no peer's. Raises FlowError for unknown .pvpn names."""
+        name = host.lower().rstrip(".")
+        if name.endswith(NETWORK_SUFFIX):
+            found = self._find_qualified(name.removesuffix(NETWORK_SUFFIX))
+            if found is None:
+                hint = "see 'pvpn peers' for the names"
+                raise FlowError(Status.NO_SUCH_NAME, f"no peer is called {name!a}", hint)
+            return found
+        return self._find_label(name, self._meshes) if valid_name(name) else None
+
+    def _find_qualified(self, name: str) -> tuple[Mesh, Peer] | None:
+        label, _, network = name.partition(".")
+        meshes = [mesh for mesh in self._meshes if not network or mesh.key.name == network]
+        return self._find_label(label, meshes)
+
+    def _find_label(self, label: str, meshes: Sequence[Mesh]) -> tuple[Mesh, Peer] | None:
+        for mesh in meshes:
+            peer = mesh.roster.find(label)
+            if peer is not None:
+                return mesh, peer
+        return None
+
+    async def resolve(self, host: str) -> tuple[Mesh, Peer] | None:
+        """Like `find`, but patient while the process has just started."""
+        try:
+            found = self.find(host)
+        except FlowError:
+            if not self._starting():
+                raise
+            found = None
+        if found is not None or not self._worth_waiting(host):
+            return found
+        try:
+            async with asyncio.timeout(START_WAIT_S):
+                while found is None:
+                    arrived = self._arrived
+                    await arrived.wait()
+                    found = self._find_quietly(host)
+        except TimeoutError:
+            return self.find(host)
+        return found
+
+    def _find_quietly(self, host: str) -> tuple[Mesh, Peer] | None:
+        try:
+            return self.find(host)
+        except FlowError:
+            return None
+
+    def _starting(self) -> bool:
+        return self._loop.time() - self._started_at < START_S
+
+    def _worth_waiting(self, host: str) -> bool:
+        name = host.lower().rstrip(".")
+        return (
+            self._starting()
+            and name not in _NEVER_PEERS
+            and (name.endswith(NETWORK_SUFFIX) or (valid_name(name) and not _is_ip(name)))
+        )
+
+    async def open_tcp(self, target: Target) -> Flow | None:
+        """A TCP flow to a peer; None if the host is no peer's. Raises FlowError."""
+        found = await self.resolve(target.host)
+        return None if found is None else await found[0].open_tcp(found[1], target.port)
+
+    async def open_udp(self, target: Target) -> UdpFlow | None:
+        """A UDP flow to a peer; None if the host is no peer's. Raises FlowError."""
+        found = await self.resolve(target.host)
+        return None if found is None else await found[0].open_udp(found[1], target.port)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,168 @@
+"""The paths of one session: which one is used, whether it still carries, and which one takes over.
+
+Path probes are sealed under keys that both ends gave each other, so neither a stranger nor another member can
+answer them. Two unanswered in a row make the current path suspect: every known path is then raced and the first
+to answer is used. The connection above never notices (DESIGN, decision 3).
+
+    good --2 unanswered--> suspect --an answer on any path--> good
+                              \\__ 20 s (50 s idle) without an authenticated packet --> the peer is lost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from proxy_vpn.addresses import Address
+from proxy_vpn.errors import WireError
+from proxy_vpn.mesh.keyring import Keyring
+from proxy_vpn.net.udp import Path
+from proxy_vpn.wire.probe import SMALL_PROBE_BYTES, TX_BYTES, PathProbe
+from proxy_vpn.wire.seal import NONCE_BYTES, SealKey
+
+BUSY_INTERVAL_S = 5.0
+IDLE_INTERVAL_S = 15.0
+BUSY_LOST_S = 20.0
+IDLE_LOST_S = 50.0
+SUSPECT_AFTER = 2
+ANSWER_WAIT_S = 0.3
+RACE_INTERVAL_S = 1.0
+PATHS_LIMIT = 16
+PENDING_LIMIT = 64
+
+
+@dataclass(slots=True)
+class _Sent:
+    path: Path
+    at: float
+    done: Callable[[float], None] | None
+
+
+class PathMonitor:
+    """Watches and chooses the path of one session; driven by `tick`."""
+
+    def __init__(
+        self,
+        path: Path,
+        own_key: SealKey,
+        own_index: bytes,
+        peer_key: SealKey,
+        *,
+        keyring: Keyring,
+        send: Callable[[list[bytes], Path], None],
+        entropy: Callable[[int], bytes],
+        now: Callable[[], float],
+        on_switch: Callable[[Path], None],
+    ) -> None:
+        self.current = path
+        self.rtt_s: float | None = None
+        self.observed: Address | None = None
+        self.heard_at = now()
+        self._paths: dict[Path, None] = {path: None}
+        self._own_key = own_key
+        self._own_index = own_index
+        self._peer_key = peer_key
+        self._keyring = keyring
+        self._send = send
+        self._entropy = entropy
+        self._now = now
+        self._on_switch = on_switch
+        self._sent: dict[bytes, _Sent] = {}
+        self._unanswered = 0
+        self._waiting: bytes | None = None
+        self._next_probe = now() + BUSY_INTERVAL_S
+        keyring.add_index(own_index, self._receive)
+
+    def close(self) -> None:
+        """Answer nothing any more."""
+        self._keyring.remove_index(self._own_index, self._receive)
+
+    @property
+    def suspect(self) -> bool:
+        return self._unanswered >= SUSPECT_AFTER
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Other ways to the same peer, for when this one fails."""
+        for path in paths:
+            if len(self._paths) < PATHS_LIMIT:
+                self._paths.setdefault(path)
+
+    def probe(self, path: Path | None = None, done: Callable[[float], None] | None = None) -> None:
+        """Probe one path (the current one by default); `done` hears the round trip in seconds."""
+        if len(self._sent) >= PENDING_LIMIT:
+            self._sent.pop(next(iter(self._sent)))
+        tx = self._entropy(TX_BYTES)
+        target = path or self.current
+        self._sent[tx] = _Sent(target, self._now(), done)
+        if target == self.current and self._waiting is None:
+            self._waiting = tx
+        self._transmit(PathProbe(tx, False, None, SMALL_PROBE_BYTES), target)
+
+    def heard_on(self, path: Path) -> None:
+        """A known connection ID came from another source: probe there at once, move nothing yet."""
+        if path not in self._paths:
+            self.add([path])
+            self.probe(path)
+            self.probe()
+
+    def tick(self, heard_at: float, busy: bool) -> bool:
+        """Probe when due; False once the peer is lost. `heard_at`: when its last authenticated packet came."""
+        now = self._now()
+        self.heard_at = max(self.heard_at, heard_at)
+        if now - self.heard_at > (BUSY_LOST_S if busy else IDLE_LOST_S):
+            return False
+        waiting = self._sent.get(self._waiting) if self._waiting else None
+        if waiting is not None and now - waiting.at > ANSWER_WAIT_S + 3 * (self.rtt_s or ANSWER_WAIT_S):
+            self._waiting = None
+            if self.heard_at < waiting.at:
+                self._unanswered += 1
+            self._next_probe = now
+        if now >= self._next_probe:
+            if self.suspect:
+                self._next_probe = now + RACE_INTERVAL_S
+                for path in tuple(self._paths):
+                    self.probe(path)
+            else:
+                self._next_probe = now + (BUSY_INTERVAL_S if busy else IDLE_INTERVAL_S)
+                self.probe()
+        return True
+
+    def check(self) -> None:
+        """Something is odd (a silence, a new boot): probe the current path now."""
+        self._next_probe = self._now()
+
+    def _transmit(self, probe: PathProbe, path: Path) -> None:
+        self._send([self._peer_key.seal(self._entropy(NONCE_BYTES), probe.encode())], path)
+
+    def _receive(self, datagram: bytes, path: Path) -> None:
+        try:
+            probe = PathProbe.decode(self._own_key.open(datagram))
+        except WireError:
+            return
+        self.heard_at = self._now()
+        if probe.reply:
+            self._answered(probe, path)
+            return
+        self._transmit(PathProbe(probe.tx, True, path.remote, probe.size_bytes), path)
+        if path != self.current:
+            self.heard_on(path)
+
+    def _answered(self, probe: PathProbe, path: Path) -> None:
+        sent = self._sent.pop(probe.tx, None)
+        if sent is None:
+            return
+        rtt_s = self._now() - sent.at
+        self.observed = probe.observed or self.observed
+        if probe.tx == self._waiting:
+            self._waiting = None
+        if sent.done is not None:
+            sent.done(rtt_s)
+        if path.remote == self.current.remote:
+            self._unanswered = 0
+            self.rtt_s = rtt_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * rtt_s
+        elif self.suspect:
+            self._unanswered = 0
+            self.rtt_s = rtt_s
+            self.current = path
+            self.add([path])
+            self._on_switch(path)

@@ -1,0 +1,116 @@
+"""The peers of one network: who they are, what we call them, and what to remember of them.
+
+A name belongs to the first identity that bore it (the pin). Another identity under a pinned name is shown as
+`name-ab12` and never replaces the first; `forget` gives the name free for a reinstalled machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from proxy_vpn.addresses import Address, valid_name
+from proxy_vpn.errors import UsageError
+from proxy_vpn.keys import short_id
+
+if TYPE_CHECKING:
+    from proxy_vpn.mesh.session import Session
+
+PEERS_LIMIT = 4096
+ADDRESSES_REMEMBERED = 8
+NAME_LIMIT_CHARS = 32
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """Another device of the network; `name` is what we call it, `claimed` what it calls itself."""
+
+    identity: bytes
+    name: str
+    claimed: str
+    network: str
+    addresses: list[Address] = field(default_factory=list)
+    last_seen: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    sessions: list[Session] = field(default_factory=list)
+    since: float = 0.0
+    record: bytes = b""
+
+    @property
+    def session(self) -> Session | None:
+        """The session that takes new flows, if the peer is live."""
+        return self.sessions[0] if self.sessions else None
+
+    def remember(self, address: Address) -> None:
+        """The peer was reached there: the address to try first next time."""
+        if address in self.addresses:
+            self.addresses.remove(address)
+        self.addresses.insert(0, address)
+        del self.addresses[ADDRESSES_REMEMBERED:]
+
+
+class Roster:
+    """All peers known in one network, by identity and by name."""
+
+    def __init__(self, network: str) -> None:
+        self._network = network
+        self._by_identity: dict[bytes, Peer] = {}
+        self.pins: dict[str, bytes] = {}
+        self.changed = False
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(list(self._by_identity.values()))
+
+    def get(self, identity: bytes) -> Peer | None:
+        return self._by_identity.get(identity)
+
+    def find(self, name: str) -> Peer | None:
+        """The peer we call so."""
+        return next((peer for peer in self._by_identity.values() if peer.name == name), None)
+
+    def load(self, identity: bytes, name: str, addresses: list[Address], last_seen: float) -> Peer:
+        """A peer remembered from an earlier run."""
+        peer = self.meet(identity, name)
+        peer.addresses, peer.last_seen = addresses[:ADDRESSES_REMEMBERED], last_seen
+        return peer
+
+    def meet(self, identity: bytes, claimed: str) -> Peer:
+        """The peer with this identity, named by the pins; a claim that is no valid name becomes `peer-ab12`."""
+        claimed = claimed if valid_name(claimed) else f"peer-{short_id(identity)}"
+        peer = self._by_identity.get(identity)
+        if peer is not None and peer.claimed == claimed:
+            return peer
+        name = self._name_for(identity, claimed)
+        if peer is None:
+            peer = self._by_identity[identity] = Peer(identity, name, claimed, self._network)
+            self._bound()
+        else:
+            peer.name, peer.claimed = name, claimed
+        self.changed = True
+        return peer
+
+    def _name_for(self, identity: bytes, claimed: str) -> str:
+        if self.pins.setdefault(claimed, identity) == identity:
+            return claimed
+        suffix = f"-{short_id(identity)}"
+        return claimed[: NAME_LIMIT_CHARS - len(suffix)] + suffix
+
+    def _bound(self) -> None:
+        if len(self._by_identity) > PEERS_LIMIT:
+            idle = min((p for p in self._by_identity.values() if not p.sessions), key=lambda p: p.last_seen)
+            del self._by_identity[idle.identity]
+
+    def forget(self, name: str) -> Peer:
+        """Give a name free: its pin and what is remembered go; raises UsageError for a name nobody has."""
+        peer = self.find(name)
+        if name not in self.pins and peer is None:
+            raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")
+        identity = self.pins.pop(name, peer.identity if peer else b"")
+        forgotten = self._by_identity.pop(identity, None)
+        for other in self._by_identity.values():
+            if other.claimed == name:
+                other.name = self._name_for(other.identity, name)
+        self.changed = True
+        return forgotten or Peer(identity, name, name, self._network)

@@ -1,0 +1,122 @@
+"""One UDP socket per address family carries everything; the Demultiplexer tells what each datagram is.
+
+    00......  sealed datagram                               -> on_sealed
+    1.......  bare long header: dropped
+    01......  bytes 1..8 are a connection ID we issued      -> that Link
+              else: looks like KRPC (BEP 5)                 -> on_krpc
+              else: dropped
+
+Nothing that was not understood and authenticated is ever answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from proxy_vpn.addresses import Address
+from proxy_vpn.net.udp import Path, UdpSocket
+from proxy_vpn.wire.seal import is_sealed
+
+BATCHES_PER_TURN = 16
+_FIXED_BIT, _LONG_BIT = 0x40, 0x80
+
+
+class LinkReceiver(Protocol):
+    """What the demultiplexer needs of a connection."""
+
+    def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
+        """Take datagrams that bear one of the connection's IDs."""
+
+    def settle(self) -> None:
+        """All of this turn's datagrams have been received: deliver, send, set timers."""
+
+
+class Demultiplexer:
+    """The UDP sockets of the process and who gets their datagrams."""
+
+    def __init__(self, sockets: Sequence[UdpSocket]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sockets = {socket.family: socket for socket in sockets}
+        self.links: dict[bytes, LinkReceiver] = {}
+        self.on_sealed: Callable[[bytes, Path], LinkReceiver | None] = lambda datagram, path: None
+        self.on_krpc: Callable[[bytes, Address], None] = lambda datagram, source: None
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        for socket in sockets:
+            self._loop.add_reader(socket.fileno(), self._readable, socket)
+            socket.watch_writable(lambda socket=socket: self._await_writable(socket))  # type: ignore[misc]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where the sockets are bound."""
+        return [socket.address for socket in self._sockets.values()]
+
+    def close(self) -> None:
+        """Close the sockets; idempotent."""
+        for socket in self._sockets.values():
+            self._loop.remove_reader(socket.fileno())
+            self._loop.remove_writer(socket.fileno())
+            socket.close()
+        self._sockets.clear()
+
+    def send(self, datagrams: Sequence[bytes], path: Path) -> None:
+        """Send on the socket of the path's family; a family we don't have drops them."""
+        socket = self._sockets.get(path.remote.family)
+        if socket is not None:
+            self.sent_bytes += sum(map(len, datagrams))
+            socket.send(datagrams, path)
+
+    def congested(self, path: Path) -> bool:
+        """Whether the kernel holds back that path's family."""
+        socket = self._sockets.get(path.remote.family)
+        return socket is not None and socket.congested
+
+    def _await_writable(self, socket: UdpSocket) -> None:
+        self._loop.add_writer(socket.fileno(), self._writable, socket)
+
+    def _writable(self, socket: UdpSocket) -> None:
+        if socket.flush():
+            self._loop.remove_writer(socket.fileno())
+            for link in {id(link): link for link in self.links.values()}.values():
+                link.settle()
+
+    def _readable(self, socket: UdpSocket) -> None:
+        touched: dict[int, LinkReceiver] = {}
+        for _ in range(BATCHES_PER_TURN):
+            batch = socket.receive()
+            if batch is None:
+                break
+            self.received_bytes += len(batch.data)
+            self._route(batch.data, batch.segment_bytes, batch.path, touched)
+        for link in touched.values():
+            link.settle()
+
+    def _route(self, data: bytes, segment_bytes: int, path: Path, touched: dict[int, LinkReceiver]) -> None:
+        """Hand runs of segments with one connection ID to their link whole, everything else one by one."""
+        size, start = len(data), 0
+        while start < size:
+            link = self.links.get(data[start + 1 : start + 9]) if data[start] & 0xC0 == _FIXED_BIT else None
+            end = start + segment_bytes
+            if link is None:
+                single = self._route_single(data[start:end] if size > segment_bytes else data, path)
+                if single is not None:
+                    touched[id(single)] = single
+            else:
+                head = data[start + 1 : start + 9]
+                while end < size and data[end + 1 : end + 9] == head and data[end] & 0xC0 == _FIXED_BIT:
+                    end += segment_bytes
+                link.receive(data[start:end] if end - start < size else data, segment_bytes, path)
+                touched[id(link)] = link
+            start = end
+
+    def _route_single(self, datagram: bytes, path: Path) -> LinkReceiver | None:
+        first = datagram[0]
+        if first & _LONG_BIT:
+            return None
+        if not first & _FIXED_BIT:
+            return self.on_sealed(datagram, path) if is_sealed(datagram) else None
+        if first == 0x64 and len(datagram) >= 20 and datagram[-1] == 0x65:
+            self.on_krpc(datagram, path.remote)
+        return None

@@ -1,0 +1,204 @@
+"""One QUIC connection as a state machine without I/O (RFC 9000), whichever package does the work.
+
+An Engine never sees the network: it is created with one constant dummy peer address and the driver decides
+where its packets go, so paths may change under it. Calls may raise whatever the package raises on hostile
+input; the driver (net.quic) treats any exception as the end of that one connection.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from proxy_vpn.errors import UsageError, WireError
+from proxy_vpn.net.tls import SecretsLog
+
+CONNECTION_ID_BYTES = 8
+HANDSHAKE_DATAGRAM_BYTES = 1200
+STREAMS_LIMIT = 1024
+IDLE_TIMEOUT_S = 60.0
+MAX_DATA_BYTES = 64 << 20
+MAX_STREAM_DATA_BYTES = 32 << 20
+DATAGRAM_FRAME_BYTES = 65535
+PEER_ADDRESS = ("192.0.2.1", 4433)
+LONG_HEADER_BIT = 0x80
+
+
+class EngineHandler(Protocol):
+    """What an engine reports, in order, from `Engine.deliver`."""
+
+    def handshake_completed(self) -> None: ...
+
+    def stream_data_received(self, stream_id: int, data: bytes, end: bool) -> None: ...
+
+    def stream_reset_received(self, stream_id: int, code: int) -> None: ...
+
+    def stop_sending_received(self, stream_id: int, code: int) -> None: ...
+
+    def datagram_received(self, data: bytes) -> None: ...
+
+    def ping_acknowledged(self, number: int) -> None: ...
+
+    def connection_id_issued(self, connection_id: bytes) -> None: ...
+
+    def connection_id_retired(self, connection_id: bytes) -> None: ...
+
+    def terminated(self, code: int, reason: str) -> None: ...
+
+
+class StreamsExhausted(Exception):
+    """The peer allows no further stream for now."""
+
+
+class Engine(ABC):
+    """What both packages share (qh3 speaks aioquic's API); sizes in bytes, times in seconds of the loop's clock."""
+
+    name: str
+
+    def __init__(self, quic: Any, secrets: SecretsLog) -> None:
+        self._quic = quic
+        self._secrets = secrets
+        self.connection_id: bytes = quic.host_cid
+
+    def connect(self, now: float) -> None:
+        """Begin the handshake (client only)."""
+        self._quic.connect(PEER_ADDRESS, now)
+
+    @abstractmethod
+    def receive(self, data: bytes, segment_bytes: int, now: float) -> None:
+        """Take one or more datagrams of this connection, laid end to end; all but the last have `segment_bytes`."""
+
+    def deliver(self, handler: EngineHandler) -> None:
+        """Report what happened since the last call."""
+        next_event = self._quic.next_event
+        while (event := next_event()) is not None:
+            report = _REPORTS.get(type(event).__name__)
+            if report is not None:
+                report(handler, event)
+
+    @abstractmethod
+    def transmit(self, now: float) -> list[bytes]:
+        """The datagrams to send now."""
+
+    def timer(self) -> float | None:
+        """When `handle_timer` is due."""
+        at: float | None = self._quic.get_timer()
+        return at
+
+    def handle_timer(self, now: float) -> None:
+        """The timer is due."""
+        self._quic.handle_timer(now)
+
+    def open_stream(self) -> int:
+        """A new bidirectional stream; raises StreamsExhausted."""
+        stream_id: int = self._quic.get_next_available_stream_id()
+        if stream_id // 4 >= self._streams_allowed:
+            raise StreamsExhausted
+        return stream_id
+
+    @property
+    @abstractmethod
+    def _streams_allowed(self) -> int:
+        """How many bidirectional streams the peer lets us open in all."""
+
+    def send(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> None:
+        """Queue bytes (copied) and perhaps the end of a stream."""
+        self._quic.send_stream_data(stream_id, data, end)
+
+    def abort(self, stream_id: int, code: int) -> None:
+        """Reset our direction and refuse theirs; nothing happens on an ended stream."""
+        for operation in (self._quic.reset_stream, self._quic.stop_stream):
+            # Both raise for a direction that has already ended; then there is nothing to abort in it.
+            with suppress(Exception):
+                operation(stream_id, code)
+
+    def send_datagram(self, data: bytes) -> None:
+        """Queue one DATAGRAM frame of at most `datagram_limit` bytes (RFC 9221)."""
+        self._quic.send_datagram_frame(data)
+
+    @property
+    @abstractmethod
+    def datagram_limit(self) -> int:
+        """The largest DATAGRAM payload that is safe to send."""
+
+    def ping(self, number: int) -> None:
+        """Send a PING; its acknowledgement is reported with `number`."""
+        self._quic.send_ping(number)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close at once; unsent data is dropped."""
+        self._quic.close(error_code=code, reason_phrase=reason)
+
+    @property
+    @abstractmethod
+    def backlog(self) -> int:
+        """Stream bytes queued and never sent yet."""
+
+    @property
+    @abstractmethod
+    def rtt_s(self) -> float | None:
+        """The smoothed round trip."""
+
+    def secrets(self) -> tuple[bytes, bytes]:
+        """The client's and the server's first application traffic secret, once; raises WireError."""
+        return self._secrets.take()
+
+    @abstractmethod
+    def set_size(self, size: int) -> None:
+        """Use datagrams of at most `size` from now on; an engine that can't grow ignores a larger one."""
+
+    def update_keys(self) -> None:
+        """Begin a key update (RFC 9001, section 6)."""
+        self._quic.request_key_update()
+
+
+_REPORTS: dict[str, Callable[[EngineHandler, Any], None]] = {
+    "StreamDataReceived": lambda to, event: to.stream_data_received(event.stream_id, event.data, event.end_stream),
+    "DatagramFrameReceived": lambda to, event: to.datagram_received(event.data),
+    "StreamReset": lambda to, event: to.stream_reset_received(event.stream_id, event.error_code),
+    "StopSendingReceived": lambda to, event: to.stop_sending_received(event.stream_id, event.error_code),
+    "PingAcknowledged": lambda to, event: to.ping_acknowledged(event.uid),
+    "ConnectionIdIssued": lambda to, event: to.connection_id_issued(event.connection_id),
+    "ConnectionIdRetired": lambda to, event: to.connection_id_retired(event.connection_id),
+    "HandshakeCompleted": lambda to, event: to.handshake_completed(),
+    "ConnectionTerminated": lambda to, event: to.terminated(event.error_code, event.reason_phrase),
+}
+
+EngineFactory = Callable[[bool, int, bytes], Engine]
+"""(is client, datagram size, original destination connection ID for a server) -> Engine"""
+
+
+def engine_factory(name: str) -> EngineFactory:
+    """The maker of connections for `qh3`, `aioquic` or `auto`; raises UsageError when it is not installed."""
+    if name in ("qh3", "auto"):
+        try:
+            from proxy_vpn.net.engine_qh3 import Qh3Engine
+
+            return Qh3Engine
+        except ImportError:
+            if name == "qh3":
+                raise UsageError("the qh3 engine is not installed here", "use --engine aioquic") from None
+    elif name != "aioquic":
+        raise UsageError(f"{name!r} is no engine", "use qh3 or aioquic")
+    from proxy_vpn.net.engine_aioquic import AioquicEngine
+
+    return AioquicEngine
+
+
+def initial_destination(datagram: bytes) -> bytes:
+    """The destination connection ID of a QUIC v1 Initial of at least 1200 bytes; raises WireError for others."""
+    if len(datagram) < HANDSHAKE_DATAGRAM_BYTES or datagram[0] & 0xF0 != 0xC0 or datagram[1:5] != b"\0\0\0\1":
+        raise WireError("not a QUIC v1 Initial")
+    return long_destination(datagram)
+
+
+def long_destination(datagram: bytes) -> bytes:
+    """The destination connection ID of a long-header packet; raises WireError."""
+    if len(datagram) < 7 or not datagram[0] & LONG_HEADER_BIT:
+        raise WireError("not a QUIC long header")
+    length = datagram[5]
+    if not CONNECTION_ID_BYTES <= length <= 20 or len(datagram) < 6 + length:
+        raise WireError("a connection ID of a wrong length")
+    return datagram[6 : 6 + length]

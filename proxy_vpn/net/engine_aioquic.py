@@ -1,0 +1,109 @@
+"""The aioquic engine: pure Python; used where qh3 has no wheel, and by `--engine aioquic`.
+
+What is absorbed here: it announces 128 streams; its send backlog is private; its datagram size is a plain
+attribute that must stay at 1200 until the handshake is done; one DATAGRAM that is too large blocks the rest.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TextIO, cast
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+
+from proxy_vpn.net.engine import (
+    CONNECTION_ID_BYTES,
+    DATAGRAM_FRAME_BYTES,
+    HANDSHAKE_DATAGRAM_BYTES,
+    IDLE_TIMEOUT_S,
+    MAX_DATA_BYTES,
+    MAX_STREAM_DATA_BYTES,
+    PEER_ADDRESS,
+    STREAMS_LIMIT,
+    Engine,
+)
+from proxy_vpn.net.tls import ALPN, SecretsLog, certificate
+
+_DATAGRAM_OVERHEAD_BYTES = 50
+
+
+class AioquicEngine(Engine):
+    """A connection on aioquic's state machine."""
+
+    name = "aioquic"
+
+    def __init__(self, is_client: bool, size: int, destination: bytes = b"") -> None:
+        secrets = SecretsLog()
+        configuration = QuicConfiguration(
+            is_client=is_client,
+            alpn_protocols=[ALPN],
+            connection_id_length=CONNECTION_ID_BYTES,
+            idle_timeout=IDLE_TIMEOUT_S,
+            max_data=MAX_DATA_BYTES,
+            max_stream_data=MAX_STREAM_DATA_BYTES,
+            max_datagram_size=HANDSHAKE_DATAGRAM_BYTES,
+            max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
+            secrets_log_file=cast(TextIO, secrets),
+        )
+        if is_client:
+            configuration.verify_mode = ssl.CERT_NONE
+        else:
+            own = certificate()
+            configuration.certificate, configuration.private_key = own.certificate, own.key
+        quic = QuicConnection(
+            configuration=configuration, original_destination_connection_id=None if is_client else destination
+        )
+        quic._local_max_streams_bidi.value = STREAMS_LIMIT
+        super().__init__(quic, secrets)
+        self._size = size
+        self._written: set[int] = set()
+
+    def receive(self, data: bytes, segment_bytes: int, now: float) -> None:
+        for start in range(0, len(data), segment_bytes):
+            self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
+        if self._quic._handshake_complete:
+            self._quic._max_datagram_size = self._size
+
+    def transmit(self, now: float) -> list[bytes]:
+        if not self._quic._network_paths:
+            return []
+        return [data for data, _ in self._quic.datagrams_to_send(now)]
+
+    @property
+    def _streams_allowed(self) -> int:
+        count: int = self._quic._remote_max_streams_bidi
+        return count
+
+    def send(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> None:
+        self._quic.send_stream_data(stream_id, bytes(data), end)
+        self._written.add(stream_id)
+
+    @property
+    def datagram_limit(self) -> int:
+        size: int = self._quic._max_datagram_size
+        return size - _DATAGRAM_OVERHEAD_BYTES
+
+    @property
+    def backlog(self) -> int:
+        total = 0
+        for stream_id in tuple(self._written):
+            stream = self._quic._streams.get(stream_id)
+            unsent = 0
+            if stream is not None and not stream.sender.is_finished and stream.sender._reset_error_code is None:
+                unsent = stream.sender._buffer_stop - stream.sender.highest_offset
+            if unsent > 0:
+                total += unsent
+            else:
+                self._written.discard(stream_id)
+        return total
+
+    @property
+    def rtt_s(self) -> float | None:
+        loss = self._quic._loss
+        return loss._rtt_smoothed if loss._rtt_initialized else None
+
+    def set_size(self, size: int) -> None:
+        self._size = size
+        if self._quic._handshake_complete:
+            self._quic._max_datagram_size = size

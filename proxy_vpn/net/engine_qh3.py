@@ -1,0 +1,207 @@
+"""The qh3 engine: a native core; the default.
+
+What is absorbed here (each was reproduced): its core's constructor takes the peer's address as not validated
+(an aioquic client then makes it raise); it allows 100 streams; half of its send cost is logging that runs
+without a logger; its datagram size can be lowered in place only through the transport parameters.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, TextIO, cast
+
+from qh3._hazmat import Buffer, QuicConnectionCore
+from qh3.quic.configuration import QuicConfiguration
+from qh3.quic.connection import QuicConnection
+from qh3.quic.packet import pull_quic_transport_parameters, push_quic_transport_parameters
+from qh3.quic.tls_bridge import QuicTlsBridge
+
+from proxy_vpn.net.engine import (
+    CONNECTION_ID_BYTES,
+    DATAGRAM_FRAME_BYTES,
+    IDLE_TIMEOUT_S,
+    MAX_DATA_BYTES,
+    MAX_STREAM_DATA_BYTES,
+    PEER_ADDRESS,
+    STREAMS_LIMIT,
+    Engine,
+)
+from proxy_vpn.net.tls import ALPN, SecretsLog, certificate
+
+_QUIC_V1 = 1
+_DATAGRAM_OVERHEAD_BYTES = 30
+_ACK_DELAY_EXPONENT = 3
+_MAX_ACK_DELAY_S = 0.025
+_UNI_STREAMS_LIMIT = 3
+_TRANSPORT_PARAMETERS_BYTES = 4096
+
+
+class _Bridge(QuicTlsBridge):
+    """TLS that tells the peer of our own stream limits."""
+
+    def serialize_transport_parameters(self) -> bytes:
+        parameters = pull_quic_transport_parameters(Buffer(data=super().serialize_transport_parameters()))
+        parameters.initial_max_streams_bidi = STREAMS_LIMIT
+        parameters.initial_max_streams_uni = _UNI_STREAMS_LIMIT
+        buffer = Buffer(capacity=_TRANSPORT_PARAMETERS_BYTES)
+        push_quic_transport_parameters(buffer, parameters)
+        return bytes(buffer.data)
+
+
+class _Connection(QuicConnection):
+    """qh3's connection with a validated peer, our limits, no logging, and a size that can be lowered."""
+
+    def _create_core(self, remote_addr: Any, initial_dcid: bytes, now: float) -> None:
+        configuration = self._configuration
+        self._core = QuicConnectionCore(
+            self._is_client,
+            _QUIC_V1,
+            ("0.0.0.0", 0),
+            remote_addr,
+            self.host_cid,
+            initial_dcid,
+            True,  # our cookie validated the peer's address before the first QUIC byte
+            configuration.active_connection_id_limit or (2 if self._is_client else 8),
+            configuration.max_datagram_size,
+            False,
+            configuration.idle_timeout,
+            _ACK_DELAY_EXPONENT,
+            configuration.max_datagram_frame_size,
+            None,
+            configuration.max_data,
+            0,
+            configuration.max_stream_data,
+            0,
+            0,
+            0,
+            configuration.max_stream_data,
+            STREAMS_LIMIT,
+            _UNI_STREAMS_LIMIT,
+            0,
+            0,
+            configuration.initial_rtt,
+            _MAX_ACK_DELAY_S,
+            now,
+        )
+        self._applied_transport_parameters = None
+        self._pre_handshake_state_replayed = False
+
+    def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
+        self._tls = _Bridge(
+            self._configuration,
+            version=_QUIC_V1,
+            local_initial_source_connection_id=self.host_cid,
+            remote_initial_source_connection_id=remote_source_cid,
+            original_destination_connection_id=self._original_destination_connection_id,
+            retry_source_connection_id=None,
+            session_ticket_fetcher=None,
+            session_ticket_handler=None,
+            quic_logger=None,
+            version_change_handler=self._set_version,
+        )
+        return self._tls
+
+    def _call_core(self, operation: Any, *args: Any) -> Any:
+        if getattr(operation, "__name__", "") == "apply_peer_transport_parameters":
+            self.peer_parameters = args
+        return super()._call_core(operation, *args)
+
+    def _log_datagram(self, event: str, data: bytes) -> None:
+        pass
+
+    def _log_packets(self, event: str, data: bytes) -> None:
+        pass
+
+    def lower_size(self, size: int) -> None:
+        """Re-apply the peer's transport parameters as if it accepted at most `size`."""
+        parameters: Any = (*self.peer_parameters[:-1], size)
+        self._require_core().apply_peer_transport_parameters(*parameters)
+
+    def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> None:
+        """GRO buffers go to the native core whole; the facade's per-segment logging is skipped."""
+        self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
+        self._drain_core()
+
+    @property
+    def is_established(self) -> bool:
+        return bool(self._handshake_complete)
+
+    @property
+    def smoothed_rtt(self) -> float | None:
+        return None if self._core is None else self._core.smoothed_rtt
+
+    def poll(self, now: float) -> list[bytes]:
+        """The datagrams to send."""
+        if self._core is None:
+            return []
+        poll = self._core.poll_transmit
+        datagrams = []
+        while (transmit := poll(now)) is not None:
+            datagrams.append(transmit[0])
+        return datagrams
+
+
+class Qh3Engine(Engine):
+    """A connection on qh3's native core."""
+
+    name = "qh3"
+
+    def __init__(self, is_client: bool, size: int, destination: bytes = b"") -> None:
+        secrets = SecretsLog()
+        configuration = QuicConfiguration(
+            is_client=is_client,
+            alpn_protocols=[ALPN],
+            connection_id_length=CONNECTION_ID_BYTES,
+            idle_timeout=IDLE_TIMEOUT_S,
+            max_data=MAX_DATA_BYTES,
+            max_stream_data=MAX_STREAM_DATA_BYTES,
+            max_datagram_size=size,
+            probe_datagram_size=False,
+            max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
+            secrets_log_file=cast(TextIO, secrets),
+        )
+        if is_client:
+            configuration.verify_mode = ssl.CERT_NONE
+        else:
+            own = certificate()
+            configuration.load_cert_chain(own.certificate_pem, own.key_pem)
+        quic = _Connection(
+            configuration=configuration, original_destination_connection_id=None if is_client else destination
+        )
+        super().__init__(quic, secrets)
+        self._size = size
+
+    def receive(self, data: bytes, segment_bytes: int, now: float) -> None:
+        if self._quic.is_established:
+            self._quic.receive_segments(data, segment_bytes, now)
+            return
+        for start in range(0, len(data), segment_bytes):
+            self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
+
+    def transmit(self, now: float) -> list[bytes]:
+        datagrams: list[bytes] = self._quic.poll(now)
+        return datagrams
+
+    @property
+    def _streams_allowed(self) -> int:
+        count: int = self._quic.max_concurrent_bidi_streams
+        return count
+
+    @property
+    def datagram_limit(self) -> int:
+        return self._size - _DATAGRAM_OVERHEAD_BYTES
+
+    @property
+    def backlog(self) -> int:
+        size: int = self._quic.get_send_buffer_size()
+        return size
+
+    @property
+    def rtt_s(self) -> float | None:
+        rtt: float | None = self._quic.smoothed_rtt
+        return rtt
+
+    def set_size(self, size: int) -> None:
+        if size < self._size:
+            self._quic.lower_size(size)
+            self._size = size

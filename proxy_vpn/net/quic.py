@@ -1,0 +1,212 @@
+"""A Link drives one QUIC connection: feed, collect, send, dispatch.
+
+    receive()  feed:      datagrams go into the engine
+    settle()   dispatch:  what the engine understood goes to the handler
+               collect:   what the engine wants to send is taken from it
+               send:      and leaves on the current path, sealed where it bears a long header
+
+The path belongs to whoever drives the link (mesh.paths); the engine never sees it. Any exception out of an
+engine ends that connection alone: hostile input makes the packages raise whatever they like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy_vpn.net.demux import Demultiplexer
+from proxy_vpn.net.engine import LONG_HEADER_BIT, Engine, EngineHandler
+from proxy_vpn.net.udp import Path
+
+BACKLOG_BYTES = 512 * 1024
+KEY_UPDATE_PACKETS = 1 << 22
+SEND_ROUNDS_LIMIT = 64
+_TIMER_SLACK_S = 0.0002
+_log = logging.getLogger(__name__)
+
+
+class LinkHandler(EngineHandler, Protocol):
+    """Who uses the connection: the engine's reports, room for more data, and the end."""
+
+    def room_available(self) -> None:
+        """The engine's backlog is below the limit: feed it (called after every send)."""
+
+    def path_heard(self, path: Path) -> None:
+        """A datagram with one of our connection IDs came from `path`."""
+
+    def link_closed(self, reason: str) -> None:
+        """The connection is over; called once, nothing follows."""
+
+
+class Link:
+    """One QUIC connection on the network; `seal` wraps the datagrams that bear a long header."""
+
+    def __init__(
+        self, engine: Engine, demux: Demultiplexer, handler: LinkHandler, path: Path, seal: Callable[[bytes], bytes]
+    ) -> None:
+        self.engine = engine
+        self.path: Path | None = path
+        self._demux = demux
+        self._handler = handler
+        self._seal = seal
+        self._loop = asyncio.get_running_loop()
+        self._ids: set[bytes] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._settling = False
+        self._wake: asyncio.Handle | None = None
+        self._packets_since_update = 0
+        self._closed = False
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.add_connection_id(engine.connection_id)
+
+    def connect(self) -> None:
+        """Begin the handshake and send its first flight."""
+        self._guard(lambda: self.engine.connect(self._loop.time()))
+        self.settle()
+
+    def add_connection_id(self, connection_id: bytes) -> None:
+        """Datagrams that bear this ID are ours."""
+        if not self._closed:
+            self._ids.add(connection_id)
+            self._demux.links[connection_id] = self
+
+    def remove_connection_id(self, connection_id: bytes) -> None:
+        """The peer retired this ID."""
+        self._ids.discard(connection_id)
+        if self._demux.links.get(connection_id) is self:
+            del self._demux.links[connection_id]
+
+    def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
+        """Feed; call `settle` once after all of a turn's datagrams."""
+        if self._closed:
+            return
+        self.received_bytes += len(data)
+        if path != self.path:
+            self._handler.path_heard(path)
+        self._guard(lambda: self.engine.receive(data, segment_bytes, self._loop.time()))
+
+    def wake(self) -> None:
+        """Something was given to the engine: settle at the end of this turn of the loop."""
+        if self._wake is None and not self._closed:
+            self._wake = self._loop.call_soon(self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None
+        self.settle()
+
+    def settle(self) -> None:
+        """Dispatch, collect and send until there is nothing left to do now, then set the timer."""
+        if self._settling or self._closed:
+            return
+        self._settling = True
+        try:
+            self._settle()
+        finally:
+            self._settling = False
+
+    def _settle(self) -> None:
+        self.engine.deliver(self._handler)
+        for _ in range(SEND_ROUNDS_LIMIT):
+            if self._closed:
+                return
+            sent = self._send()
+            if self._closed or self.engine.backlog >= BACKLOG_BYTES or not self._can_send():
+                break
+            before = self.engine.backlog
+            self._handler.room_available()
+            if not sent and self.engine.backlog == before:
+                break
+        self._set_timer()
+
+    def _can_send(self) -> bool:
+        return self.path is not None and not self._demux.congested(self.path)
+
+    def _send(self) -> bool:
+        if not self._can_send():
+            return False
+        path = self.path
+        datagrams: list[bytes] = []
+        self._guard(lambda: datagrams.extend(self.engine.transmit(self._loop.time())))
+        if not datagrams or path is None:
+            return False
+        if datagrams[0][0] & LONG_HEADER_BIT or datagrams[-1][0] & LONG_HEADER_BIT:
+            datagrams = [self._seal(d) if d[0] & LONG_HEADER_BIT else d for d in datagrams]
+        self.sent_bytes += sum(map(len, datagrams))
+        self._packets_since_update += len(datagrams)
+        self._demux.send(datagrams, path)
+        return True
+
+    def update_keys_if_due(self) -> None:
+        """Ask for a key update every 2^22 packets: AES-GCM wants one by 2^23 (RFC 9001, section 6.6)."""
+        if self._packets_since_update >= KEY_UPDATE_PACKETS:
+            self._packets_since_update = 0
+            self._guard(self.engine.update_keys)
+
+    def kick(self) -> None:
+        """The path changed or came back: probe at once instead of after the engine's backed-off timeout."""
+
+        def kick() -> None:
+            self.engine.ping(0)
+            timer = self.engine.timer()
+            if timer is not None:
+                self.engine.handle_timer(timer)
+
+        self._guard(kick)
+        self.settle()
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye in one packet and end; unsent data is dropped."""
+        if not self._closed:
+            self._guard(lambda: self.engine.close(code, reason))
+            self._send()
+            self._end(reason)
+
+    def _guard(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:
+            # Both packages raise anything at all on malformed or unexpected input; it costs this connection.
+            _log.debug("engine %s failed: %r", self.engine.name, error)
+            self._end(f"engine error {type(error).__name__}")
+
+    def _end(self, reason: str) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for connection_id in tuple(self._ids):
+            self.remove_connection_id(connection_id)
+        for handle in (self._timer, self._wake):
+            if handle is not None:
+                handle.cancel()
+        self._handler.link_closed(reason)
+
+    def ended(self, reason: str) -> None:
+        """The engine reported the end of the connection."""
+        self._end(reason)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _set_timer(self) -> None:
+        at = None if self._closed else self.engine.timer()
+        if at is None:
+            return
+        if self._timer is not None and not self._timer.cancelled() and self._timer_at <= at + _TIMER_SLACK_S:
+            return  # it fires first and is set again then: cheaper than moving it with every packet
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        at = self.engine.timer()
+        if at is not None and at <= now + _TIMER_SLACK_S:
+            self._guard(lambda: self.engine.handle_timer(max(now, at)))
+        self.settle()

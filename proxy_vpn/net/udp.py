@@ -1,0 +1,213 @@
+"""A UDP socket that moves many datagrams a call (UDP GRO in, UDP GSO out) and knows its own address for each.
+
+A wildcard socket answers from the wrong address on a host with several, so IP_PKTINFO and IPV6_PKTINFO
+(RFC 3542) travel both ways: a Path is (local address, interface, remote address). Datagrams are never
+fragmented by the kernel: paths prove their size. Where GSO or GRO are missing (other systems, some devices at
+run time), the same calls move one datagram at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from proxy_vpn.addresses import Address
+from proxy_vpn.errors import StateError
+
+RECEIVE_BYTES = 65535
+GSO_SEGMENTS_LIMIT = 64
+GSO_BYTES_LIMIT = 65000
+SOCKET_BUFFER_BYTES = 4 << 20
+QUEUED_SENDS_LIMIT = 64
+_PATHS_CACHED = 1024
+_LINUX = sys.platform == "linux"
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+_IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 8, 10, 23, 3
+_IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
+_ANCILLARY_BYTES = 128
+_U16, _INT = struct.Struct("=H"), struct.Struct("=i")
+_PKTINFO4, _PKTINFO6 = struct.Struct("=I4s4s"), struct.Struct("=16sI")
+
+_Ancillary = list[tuple[int, int, bytes]]
+
+
+class Path(NamedTuple):
+    """One way to a peer: our address ("" lets the kernel choose), the interface (0: any) and the peer's address."""
+
+    local: str
+    interface: int
+    remote: Address
+
+    def __str__(self) -> str:
+        return str(self.remote)
+
+
+class Batch(NamedTuple):
+    """Datagrams of one path, laid end to end; all but the last have `segment_bytes`."""
+
+    data: bytes
+    segment_bytes: int
+    path: Path
+
+
+class UdpSocket:
+    """A bound, non-blocking UDP socket of one family."""
+
+    def __init__(self, address: Address) -> None:
+        """Bind; raises StateError when the address is taken or not ours."""
+        self.family = address.family
+        self._socket = socket.socket(self.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            self._configure()
+            self._socket.bind((address.ip, address.port))
+        except OSError as error:
+            self._socket.close()
+            hint = "choose another with --listen ADDR:PORT, or stop what uses it"
+            raise StateError(f"UDP {address} can't be used: {error.strerror}", hint) from None
+        self.address = Address(*self._socket.getsockname()[:2])
+        self._segmentation = _LINUX
+        self._paths: dict[tuple[bytes, tuple[object, ...]], Path] = {}
+        self._queue: deque[tuple[Sequence[bytes], _Ancillary, Address]] = deque()
+        self._on_writable: Callable[[], None] | None = None
+
+    def _configure(self) -> None:
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        options = [(_SOL_UDP, _UDP_GRO, 1)]
+        if self.family == socket.AF_INET6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            options += [
+                (socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1),
+                (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE),
+            ]
+        else:
+            options += [
+                (socket.IPPROTO_IP, _IP_PKTINFO, 1),
+                (socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE),
+            ]
+        for level, option, value in options if _LINUX else []:
+            try:
+                self._socket.setsockopt(level, option, value)
+            except OSError:
+                continue  # an older kernel: single datagrams, the kernel's own choice of address
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._queue.clear()
+        self._socket.close()
+
+    def receive(self) -> Batch | None:
+        """What one call of the kernel has for us, or None when there is nothing."""
+        try:
+            data, ancillary, _, source = self._socket.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES)
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return None
+        segment_bytes, info = len(data), b""
+        for level, kind, value in ancillary:
+            if level == _SOL_UDP and kind == _UDP_GRO:
+                segment_bytes = _INT.unpack_from(value)[0]
+            elif kind in (_IP_PKTINFO, _IPV6_PKTINFO) and level != _SOL_UDP:
+                info = value
+        path = self._paths.get((info, source)) or self._learn_path(info, source)
+        return Batch(data, segment_bytes or 1, path)
+
+    def _learn_path(self, info: bytes, source: tuple[object, ...]) -> Path:
+        remote = Address(str(source[0]).partition("%")[0], int(str(source[1])))
+        local, interface = "", 0
+        if len(info) >= _PKTINFO6.size:
+            packed, interface = _PKTINFO6.unpack_from(info)
+            local = socket.inet_ntop(socket.AF_INET6, packed)
+        elif len(info) >= _PKTINFO4.size:
+            interface, packed, _ = _PKTINFO4.unpack_from(info)
+            local = socket.inet_ntop(socket.AF_INET, packed)
+        if not remote.ip.startswith("fe80:"):
+            interface = 0  # the route decides, also after it changed; only link-local addresses need the interface
+        if len(self._paths) >= _PATHS_CACHED:
+            self._paths.clear()
+        path = self._paths[info, source] = Path(local, interface, remote)
+        return path
+
+    def send(self, datagrams: Sequence[bytes], path: Path) -> None:
+        """Send in order; what the kernel can't take now is queued (bounded, see `congested`) or dropped."""
+        start, count = 0, len(datagrams)
+        while start < count:
+            size = len(datagrams[start])
+            end, total = start + 1, size
+            room = GSO_SEGMENTS_LIMIT if self._segmentation else 1
+            while end < count and end - start < room and total + len(datagrams[end]) <= GSO_BYTES_LIMIT:
+                length = len(datagrams[end])
+                if length > size:
+                    break
+                end, total = end + 1, total + length
+                if length < size:
+                    break
+            self._send_group(datagrams[start:end], path)
+            start = end
+
+    def _send_group(self, group: Sequence[bytes], path: Path) -> None:
+        ancillary = _source_ancillary(path)
+        if len(group) > 1:
+            ancillary.append((_SOL_UDP, _UDP_SEGMENT, _U16.pack(len(group[0]))))
+        if self._queue or not self._try_send(group, ancillary, path.remote):
+            self._enqueue(group, ancillary, path.remote)
+
+    def _enqueue(self, group: Sequence[bytes], ancillary: _Ancillary, remote: Address) -> None:
+        if len(self._queue) < QUEUED_SENDS_LIMIT:
+            self._queue.append((group, ancillary, remote))
+            if len(self._queue) == 1 and self._on_writable:
+                self._on_writable()
+
+    def _try_send(self, group: Sequence[bytes], ancillary: _Ancillary, remote: Address) -> bool:
+        try:
+            self._socket.sendmsg(group, ancillary, 0, remote)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if len(group) > 1 and error.errno in (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROTOOPT):
+                self._send_singly(group, ancillary[:-1], remote, error)
+            # Anything else (no route, refused by a firewall, too large) is a lost datagram: probes notice.
+        return True
+
+    def _send_singly(self, group: Sequence[bytes], ancillary: _Ancillary, remote: Address, cause: OSError) -> None:
+        too_large = False
+        for datagram in group:
+            try:
+                self._socket.sendmsg([datagram], ancillary, 0, remote)
+            except OSError as error:
+                too_large = too_large or error.errno == errno.EMSGSIZE
+        if not too_large and cause.errno != errno.EMSGSIZE:
+            self._segmentation = False
+
+    @property
+    def congested(self) -> bool:
+        """Whether datagrams wait for the kernel; senders should hold back until `flush` empties the queue."""
+        return bool(self._queue)
+
+    def watch_writable(self, callback: Callable[[], None]) -> None:
+        """Call back when the queue becomes non-empty: then wait for writability and call `flush`."""
+        self._on_writable = callback
+
+    def flush(self) -> bool:
+        """Send what waits; True once nothing does."""
+        while self._queue:
+            if not self._try_send(*self._queue[0]):
+                return False
+            self._queue.popleft()
+        return True
+
+
+def _source_ancillary(path: Path) -> _Ancillary:
+    if not _LINUX or not (path.local or path.interface):
+        return []
+    if path.remote.family == socket.AF_INET6:
+        packed = socket.inet_pton(socket.AF_INET6, path.local or "::")
+        return [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, _PKTINFO6.pack(packed, path.interface))]
+    packed = socket.inet_pton(socket.AF_INET, path.local or "0.0.0.0")
+    return [(socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(path.interface, packed, b"\0\0\0\0"))]
