@@ -25,10 +25,11 @@ from proxy_vpn.mesh.candidates import CandidateBook, Source
 from proxy_vpn.mesh.dialer import Dial, Dialer
 from proxy_vpn.mesh.flow import PEER_GROWTH_LIMIT_BYTES, Budget, Flow, UdpFlow
 from proxy_vpn.mesh.keyring import Keyring
+from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.mesh.prober import Prober, Sent
 from proxy_vpn.mesh.roster import Peer, Roster
-from proxy_vpn.mesh.session import Incoming, Session, State
+from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import EngineFactory
 from proxy_vpn.net.udp import Path

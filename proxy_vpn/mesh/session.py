@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, FlowLost, Status, WireError
+from proxy_vpn.mesh.datagrams import DatagramSender
 from proxy_vpn.mesh.flow import RESET_CODE, Budget, Flow, UdpFlow
+from proxy_vpn.mesh.openings import Head, Incoming, Opening, refusal
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.net.engine import StreamsExhausted
 from proxy_vpn.net.quic import BACKLOG_BYTES, Link
@@ -32,10 +34,6 @@ STREAM_WAIT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
 FLOWS_LIMIT = 1024
 OVERRUNS_LIMIT = 3
-EARLY_DATAGRAM_S = 0.1
-EARLY_DATAGRAMS_LIMIT = 8
-DATAGRAM_RATE_BYTES_S = 25_000_000
-DATAGRAM_BURST_BYTES = 256 * 1024
 _CONTROL_STREAM = 0
 _CLOSE_NORMAL, _CLOSE_AUTH, _CLOSE_PROTOCOL = 0x100, 0x101, 0x102
 _log = logging.getLogger(__name__)
@@ -68,87 +66,7 @@ class Owner(Protocol):
 Prover = Initiator | Responder
 
 
-class Incoming:
-    """A flow that a peer asks for: accept or refuse it, once."""
-
-    def __init__(self, session: Session, stream_id: int, head: messages.Open, received: int, rest: bytes) -> None:
-        self.port = head.port
-        self.udp = head.kind == "udp"
-        self.peer_name = session.peer_name
-        self._session = session
-        self._stream_id = stream_id
-        self._received = received
-        self._rest = rest
-        self.ended = False
-        self.reset = False
-
-    def buffer(self, data: bytes, end: bool) -> bool:
-        """Bytes that arrive before the answer; False beyond the implied credit."""
-        self._rest += data
-        self.ended = self.ended or end
-        return self._received + len(self._rest) <= messages.MESSAGE_LIMIT_BYTES
-
-    def accept_tcp(self) -> Flow:
-        """Say yes to a TCP flow."""
-        flow = Flow(self._session, self._stream_id, Target(self.peer_name, self.port), sent=1, received=self._received)
-        self._answer(flow)
-        flow.stream_received(self._rest, self.ended)
-        return flow
-
-    def accept_udp(self) -> UdpFlow:
-        """Say yes to a UDP flow."""
-        flow = UdpFlow(self._session, self._stream_id, Target(self.peer_name, self.port))
-        self._answer(flow)
-        return flow
-
-    def _answer(self, flow: Flow | UdpFlow) -> None:
-        if self.reset or self._session.state not in (State.LIVE, State.CLOSING):
-            raise FlowLost(f"{self.peer_name} gave up")
-        self._session.answer(self._stream_id, Status.OK, flow)
-
-    def refuse(self, status: Status) -> None:
-        """Say no."""
-        if not self.reset and self._session.state in (State.LIVE, State.CLOSING):
-            self._session.answer(self._stream_id, status, None)
-
-
-class _Opening:
-    """A flow we asked for: waits for the status byte."""
-
-    def __init__(self, answer: asyncio.Future[tuple[Status, bytes, bool]]) -> None:
-        self._answer = answer
-
-    def stream_received(self, data: bytes, end: bool) -> bool:
-        if not self._answer.done() and data:
-            status = Status(data[0]) if data[0] in Status.__members__.values() else Status.INTERNAL
-            self._answer.set_result((status, data[1:], end))
-        elif not self._answer.done():
-            self.stream_reset()
-        return True
-
-    def stream_reset(self) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(FlowError(Status.UNREACHABLE, "the peer gave the connection up"))
-
-    def sending_refused(self) -> None:
-        self.stream_reset()
-
-    def stream_lost(self, error: FlowLost, abort: bool = False) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(FlowError(Status.UNREACHABLE, str(error)))
-
-    def credit_received(self, limit: int) -> None:
-        """Credit can't come before the answer; nothing to do."""
-
-
-class _Head:
-    """A peer's new stream until its Open is complete."""
-
-    def __init__(self) -> None:
-        self.buffer = bytearray()
-
-
-_Stream = Flow | UdpFlow | Incoming | _Opening | _Head
+_Stream = Flow | UdpFlow | Incoming | Opening | Head
 
 
 class Session:
@@ -184,11 +102,9 @@ class Session:
         self._streams: dict[int, _Stream] = {}
         self._ready: dict[Flow, None] = {}
         self._grants: dict[int, int] = {}
-        self._early: deque[tuple[float, int, bytes]] = deque()
+        self._datagrams = DatagramSender()
         self._overruns = 0
-        self._datagram_number = 0
-        self._bucket_bytes = float(DATAGRAM_BURST_BYTES)
-        self._bucket_at = 0.0
+        self._drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.started_at = self.heard_at = self._loop.time()
         self._deadline = self._loop.call_later(AUTH_TIMEOUT_S, self._auth_timed_out)
@@ -230,26 +146,22 @@ class Session:
     def flow_ended(self, stream_id: int) -> None:
         self._streams.pop(stream_id, None)
         self._grants.pop(stream_id, None)
+        if self.state is State.CLOSING:
+            self.link.wake()
 
     def send_flow_datagram(self, stream_id: int, payload: bytes) -> None:
-        now = self.now()
-        elapsed, self._bucket_at = now - self._bucket_at, now
-        self._bucket_bytes = min(DATAGRAM_BURST_BYTES, self._bucket_bytes + elapsed * DATAGRAM_RATE_BYTES_S)
-        if self.link.closed or self._bucket_bytes < len(payload):
+        if self.link.closed:
             return
-        self._bucket_bytes -= len(payload)
-        self._datagram_number += 1
-        try:
-            frames = messages.datagram_frames(
-                stream_id, self._datagram_number, payload, self.link.engine.datagram_limit
-            )
-        except WireError:
-            return
-        for frame in frames:
+        for frame in self._datagrams.frames(stream_id, payload, self.link.engine.datagram_limit, self.now()):
             self.link.engine.send_datagram(frame)
         self.link.wake()
 
     # --- what the mesh and the doors ask for -------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether streams can still be answered."""
+        return self.state in (State.LIVE, State.CLOSING)
 
     @property
     def flows(self) -> int:
@@ -274,7 +186,7 @@ class Session:
         stream_id = await self._next_stream()
         head = messages.encode_open(messages.Open(kind, 0, target.port))
         answer: asyncio.Future[tuple[Status, bytes, bool]] = self._loop.create_future()
-        self._streams[stream_id] = _Opening(answer)
+        self._streams[stream_id] = Opening(answer)
         self.send_stream(stream_id, head, False)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -318,7 +230,7 @@ class Session:
         self._streams[stream_id] = flow
         self.send_stream(stream_id, bytes((status,)), False)
         if isinstance(flow, UdpFlow):
-            for _, _, frame in [early for early in self._early if early[1] == stream_id]:
+            for frame in self._datagrams.kept(stream_id):
                 self._loop.call_soon(flow.frame_received, frame, self.now())
 
     def send_control(self, message: messages.Message) -> None:
@@ -330,9 +242,9 @@ class Session:
         if self.state is State.LIVE:
             self.state = State.CLOSING
             self.send_control(messages.Bye(reason))
-            deadline = self.now() + DRAIN_TIMEOUT_S
-            while (self._streams or self.link.engine.backlog) and self.now() < deadline and not self.link.closed:
-                await asyncio.sleep(0.02)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                    await self._drained.wait()
         self.close(reason)
 
     def close(self, reason: str) -> None:
@@ -357,11 +269,11 @@ class Session:
         if stream_id == _CONTROL_STREAM:
             self._control_received(data, end)
             return
-        if self.state not in (State.LIVE, State.CLOSING):
+        if not self.is_open:
             self._fail(_CLOSE_PROTOCOL, "a stream before authentication")
             return
         stream = self._streams.get(stream_id)
-        if isinstance(stream, Flow | UdpFlow | _Opening):
+        if isinstance(stream, Flow | UdpFlow | Opening):
             if not stream.stream_received(data, end):
                 self._overrun()
         elif isinstance(stream, Incoming):
@@ -372,11 +284,11 @@ class Session:
 
     def _head_received(self, stream_id: int, data: bytes, end: bool) -> None:
         head = self._streams.get(stream_id)
-        if not isinstance(head, _Head):
+        if not isinstance(head, Head):
             if self.state is not State.LIVE or len(self._streams) >= FLOWS_LIMIT:
                 self.answer(stream_id, Status.LIMIT, None)
                 return
-            head = self._streams[stream_id] = _Head()
+            head = self._streams[stream_id] = Head()
         head.buffer += data
         try:
             parsed = messages.split_open(head.buffer)
@@ -399,12 +311,12 @@ class Session:
     def stop_sending_received(self, stream_id: int, code: int) -> None:
         self._stream_broken(stream_id, lambda stream: stream.sending_refused())
 
-    def _stream_broken(self, stream_id: int, tell: Callable[[Flow | UdpFlow | _Opening], None]) -> None:
+    def _stream_broken(self, stream_id: int, tell: Callable[[Flow | UdpFlow | Opening], None]) -> None:
         if stream_id == _CONTROL_STREAM:
             self._fail(_CLOSE_PROTOCOL, "the control stream was reset")
             return
         stream = self._streams.get(stream_id)
-        if isinstance(stream, Flow | UdpFlow | _Opening):
+        if isinstance(stream, Flow | UdpFlow | Opening):
             tell(stream)
         elif isinstance(stream, Incoming):
             stream.reset = True
@@ -420,14 +332,9 @@ class Session:
             return
         stream = self._streams.get(stream_id)
         if isinstance(stream, UdpFlow):
-            stream.frame_received(data, self.now())
-        elif self.state is State.LIVE and (stream is None or isinstance(stream, Incoming | _Head | _Opening)):
-            now = self.now()
-            while self._early and (
-                len(self._early) >= EARLY_DATAGRAMS_LIMIT or now - self._early[0][0] > EARLY_DATAGRAM_S
-            ):
-                self._early.popleft()
-            self._early.append((now, stream_id, data))
+            stream.frame_received(data, self.heard_at)
+        elif self.state is State.LIVE and (stream is None or isinstance(stream, Incoming | Head | Opening)):
+            self._datagrams.keep(stream_id, data, self.heard_at)
 
     def ping_acknowledged(self, number: int) -> None:
         self.heard_at = self._loop.time()
@@ -456,9 +363,12 @@ class Session:
                 flow.pump()
                 if flow.ready:
                     self._ready[flow] = None
+        if self.state is State.CLOSING and not self._streams and not self.link.engine.backlog:
+            self._drained.set()
 
     def link_closed(self, reason: str) -> None:
         was, self.state = self.state, State.CLOSED
+        self._drained.set()
         self._settled()
         if self.paths is not None:
             self.paths.close()
@@ -466,7 +376,7 @@ class Session:
             callback()
         reason = self.closing_reason or reason
         for stream in list(self._streams.values()):
-            if isinstance(stream, Flow | UdpFlow | _Opening):
+            if isinstance(stream, Flow | UdpFlow | Opening):
                 stream.stream_lost(FlowLost(f"the connection to {self.peer_name} was lost"))
             elif isinstance(stream, Incoming):
                 stream.reset = True
@@ -552,15 +462,3 @@ class Session:
     def _fail(self, code: int, reason: str) -> None:
         self.closing_reason = self.closing_reason or reason
         self.link.close(code, "")
-
-
-def refusal(status: Status, target: Target) -> FlowError:
-    """The error that tells a user why a peer did not open a flow to `target`."""
-    texts = {
-        Status.POLICY: (f"{target.host} does not expose port {target.port}", f"run 'pvpn expose {target.port}' there"),
-        Status.REFUSED: (f"nothing listens on port {target.port} of {target.host}", "start the service there"),
-        Status.TIMEOUT: (f"the service at {target} did not answer in time", "is it overloaded or firewalled?"),
-        Status.LIMIT: (f"{target.host} has too many open connections", "close some and try again"),
-    }
-    what, hint = texts.get(status, (f"{target.host} could not reach port {target.port}", ""))
-    return FlowError(status, what, hint)

@@ -1,0 +1,112 @@
+"""A flow's first steps: asked for by us (Opening), or by the peer (Head, then Incoming) until it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from proxy_vpn.addresses import Target
+from proxy_vpn.errors import FlowError, FlowLost, Status
+from proxy_vpn.mesh.flow import Carrier, Flow, UdpFlow
+from proxy_vpn.wire import messages
+
+
+class Answering(Carrier, Protocol):
+    """What an offer needs of its session."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def answer(self, stream_id: int, status: Status, flow: Flow | UdpFlow | None) -> None: ...
+
+
+class Incoming:
+    """A flow that a peer asks for: accept or refuse it, once."""
+
+    def __init__(self, session: Answering, stream_id: int, head: messages.Open, received: int, rest: bytes) -> None:
+        self.port = head.port
+        self.udp = head.kind == "udp"
+        self.peer_name = session.peer_name
+        self._session = session
+        self._stream_id = stream_id
+        self._received = received
+        self._rest = rest
+        self.ended = False
+        self.reset = False
+
+    def buffer(self, data: bytes, end: bool) -> bool:
+        """Bytes that arrive before the answer; False beyond the implied credit."""
+        self._rest += data
+        self.ended = self.ended or end
+        return self._received + len(self._rest) <= messages.MESSAGE_LIMIT_BYTES
+
+    def accept_tcp(self) -> Flow:
+        """Say yes to a TCP flow."""
+        flow = Flow(self._session, self._stream_id, Target(self.peer_name, self.port), sent=1, received=self._received)
+        self._answer(flow)
+        flow.stream_received(self._rest, self.ended)
+        return flow
+
+    def accept_udp(self) -> UdpFlow:
+        """Say yes to a UDP flow."""
+        flow = UdpFlow(self._session, self._stream_id, Target(self.peer_name, self.port))
+        self._answer(flow)
+        return flow
+
+    def _answer(self, flow: Flow | UdpFlow) -> None:
+        if self.reset or not self._session.is_open:
+            raise FlowLost(f"{self.peer_name} gave up")
+        self._session.answer(self._stream_id, Status.OK, flow)
+
+    def refuse(self, status: Status) -> None:
+        """Say no."""
+        if not self.reset and self._session.is_open:
+            self._session.answer(self._stream_id, status, None)
+
+
+class Opening:
+    """A flow we asked for: waits for the status byte."""
+
+    def __init__(self, answer: asyncio.Future[tuple[Status, bytes, bool]]) -> None:
+        self._answer = answer
+
+    def stream_received(self, data: bytes, end: bool) -> bool:
+        if not self._answer.done() and data:
+            status = Status(data[0]) if data[0] in Status.__members__.values() else Status.INTERNAL
+            self._answer.set_result((status, data[1:], end))
+        elif not self._answer.done():
+            self.stream_reset()
+        return True
+
+    def stream_reset(self) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(FlowError(Status.UNREACHABLE, "the peer gave the connection up"))
+
+    def sending_refused(self) -> None:
+        self.stream_reset()
+
+    def stream_lost(self, error: FlowLost, abort: bool = False) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(FlowError(Status.UNREACHABLE, str(error)))
+
+    def credit_received(self, limit: int) -> None:
+        """Credit can't come before the answer; nothing to do."""
+
+
+class Head:
+    """A peer's new stream until its Open is complete."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+
+def refusal(status: Status, target: Target) -> FlowError:
+    """The error that tells a user why a peer did not open a flow to `target`."""
+    texts = {
+        Status.POLICY: (f"{target.host} does not expose port {target.port}", f"run 'pvpn expose {target.port}' there"),
+        Status.REFUSED: (f"nothing listens on port {target.port} of {target.host}", "start the service there"),
+        Status.TIMEOUT: (f"the service at {target} did not answer in time", "is it overloaded or firewalled?"),
+        Status.LIMIT: (f"{target.host} has too many open connections", "close some and try again"),
+    }
+    what, hint = texts.get(status, (f"{target.host} could not reach port {target.port}", ""))
+    return FlowError(status, what, hint)
