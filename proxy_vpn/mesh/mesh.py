@@ -70,7 +70,6 @@ class World:
     demux: Demultiplexer
     keyring: Keyring
     engine: EngineFactory
-    engine_name: str
     budget: Budget
     entropy: Callable[[int], bytes]
     unix_time: Callable[[], float]
@@ -124,6 +123,7 @@ class Mesh:
         self._record_at = 0.0
         self._ticker = self._loop.call_soon(self._tick)
         self._closing = False
+        self._started_at = self._loop.time()
 
     # --- what the node and the doors ask for -------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ class Mesh:
             return Responder(self.key, self.identity, self.boot, binding, admit=self._admit)
 
         def welcome() -> Welcome:
-            return Welcome(self.name, __version__, self._world.engine_name, path_key, path_index)
+            return Welcome(self.name, __version__, self._world.engine.name, path_key, path_index)
 
         session = Session(
             self,
@@ -377,7 +377,7 @@ class Mesh:
         for waiter in self._waiters.get(peer.identity, []):
             if not waiter.done():
                 waiter.set_result(None)
-        self._observer.peer_live(peer, session, self._loop.time() - session.started_at)
+        self._observer.peer_live(peer, session, self._loop.time() - max(peer.lost_at, self._started_at))
         records = [p.record for p in self.roster if p.record and p is not peer]
         self._send_records(session, [self._own_record(), *records])
 
@@ -439,7 +439,7 @@ class Mesh:
         peer.sessions.remove(session)
         peer.last_seen = self._world.unix_time()
         if was_first and not peer.sessions:
-            peer.since = peer.last_seen
+            peer.since, peer.lost_at = peer.last_seen, now
             self._observer.peer_lost(peer, reason)
             for address in peer.addresses:
                 self.book.add(address, now, identity=peer.identity, source=Source.MEMORY)

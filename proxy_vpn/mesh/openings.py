@@ -7,8 +7,7 @@ from typing import Protocol
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, FlowLost, Status
-from proxy_vpn.mesh.flow import Carrier, Flow, UdpFlow
-from proxy_vpn.wire import messages
+from proxy_vpn.mesh.flow import IMPLIED_CREDIT_BYTES, Carrier, Flow, UdpFlow
 
 
 class Answering(Carrier, Protocol):
@@ -21,47 +20,55 @@ class Answering(Carrier, Protocol):
 
 
 class Incoming:
-    """A flow that a peer asks for: accept or refuse it, once."""
+    """A flow that a peer asks for, to `port` of this host: accept or refuse it, once."""
 
-    def __init__(self, session: Answering, stream_id: int, head: messages.Open, received: int, rest: bytes) -> None:
-        self.port = head.port
-        self.udp = head.kind == "udp"
+    def __init__(self, session: Answering, stream_id: int, port: int, received: int, rest: bytes, ended: bool) -> None:
+        self.port = port
         self.peer_name = session.peer_name
+        self.reset = False
         self._session = session
         self._stream_id = stream_id
         self._received = received
         self._rest = rest
-        self.ended = False
-        self.reset = False
+        self._ended = ended
 
     def buffer(self, data: bytes, end: bool) -> bool:
         """Bytes that arrive before the answer; False beyond the implied credit."""
         self._rest += data
-        self.ended = self.ended or end
-        return self._received + len(self._rest) <= messages.MESSAGE_LIMIT_BYTES
+        self._ended = self._ended or end
+        return self._received + len(self._rest) <= IMPLIED_CREDIT_BYTES
 
-    def accept_tcp(self) -> Flow:
-        """Say yes to a TCP flow."""
-        flow = Flow(self._session, self._stream_id, Target(self.peer_name, self.port), sent=1, received=self._received)
-        self._answer(flow)
-        flow.stream_received(self._rest, self.ended)
-        return flow
-
-    def accept_udp(self) -> UdpFlow:
-        """Say yes to a UDP flow."""
-        flow = UdpFlow(self._session, self._stream_id, Target(self.peer_name, self.port))
-        self._answer(flow)
-        return flow
+    def refuse(self, status: Status) -> None:
+        """Say no; nothing happens if the peer has given up."""
+        if not self.reset and self._session.is_open:
+            self._session.answer(self._stream_id, status, None)
 
     def _answer(self, flow: Flow | UdpFlow) -> None:
         if self.reset or not self._session.is_open:
             raise FlowLost(f"{self.peer_name} gave up")
         self._session.answer(self._stream_id, Status.OK, flow)
 
-    def refuse(self, status: Status) -> None:
-        """Say no."""
-        if not self.reset and self._session.is_open:
-            self._session.answer(self._stream_id, status, None)
+
+class IncomingTcp(Incoming):
+    """A TCP flow that a peer asks for."""
+
+    def accept(self) -> Flow:
+        """Say yes; raises FlowLost if the peer has given up."""
+        target = Target(self.peer_name, self.port)
+        flow = Flow(self._session, self._stream_id, target, sent=1, received=self._received)
+        self._answer(flow)
+        flow.stream_received(self._rest, self._ended)
+        return flow
+
+
+class IncomingUdp(Incoming):
+    """A UDP flow that a peer asks for."""
+
+    def accept(self) -> UdpFlow:
+        """Say yes; raises FlowLost if the peer has given up."""
+        flow = UdpFlow(self._session, self._stream_id, Target(self.peer_name, self.port))
+        self._answer(flow)
+        return flow
 
 
 class Opening:

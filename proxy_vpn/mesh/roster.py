@@ -24,7 +24,10 @@ NAME_LIMIT_CHARS = 32
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """Another device of the network; `name` is what we call it, `claimed` what it calls itself."""
+    """Another device of the network; `name` is what we call it, `claimed` what it calls itself.
+
+    `last_seen` and `since` (of the present state) are Unix seconds, `lost_at` is the loop's clock.
+    """
 
     identity: bytes
     name: str
@@ -36,6 +39,7 @@ class Peer:
     received_bytes: int = 0
     sessions: list[Session] = field(default_factory=list)
     since: float = 0.0
+    lost_at: float = 0.0
     record: bytes = b""
 
     @property

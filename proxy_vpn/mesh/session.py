@@ -20,7 +20,7 @@ from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, FlowLost, Status, WireError
 from proxy_vpn.mesh.datagrams import DatagramSender
 from proxy_vpn.mesh.flow import RESET_CODE, Budget, Flow, UdpFlow
-from proxy_vpn.mesh.openings import Head, Incoming, Opening, refusal
+from proxy_vpn.mesh.openings import Head, Incoming, IncomingTcp, IncomingUdp, Opening, refusal
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.net.engine import StreamsExhausted
 from proxy_vpn.net.quic import BACKLOG_BYTES, Link
@@ -300,8 +300,8 @@ class Session:
                 self._drop(stream_id)
             return
         opened, size = parsed
-        offer = Incoming(self, stream_id, opened, size, bytes(head.buffer[size:]))
-        offer.ended = end
+        kind = IncomingUdp if opened.kind == "udp" else IncomingTcp
+        offer = kind(self, stream_id, opened.port, size, bytes(head.buffer[size:]), end)
         self._streams[stream_id] = offer
         self._owner.flow_offered(self, offer)
 

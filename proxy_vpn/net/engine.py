@@ -166,8 +166,14 @@ _REPORTS: dict[str, Callable[[EngineHandler, Any], None]] = {
     "ConnectionTerminated": lambda to, event: to.terminated(event.error_code, event.reason_phrase),
 }
 
-EngineFactory = Callable[[bool, int, bytes], Engine]
-"""(is client, datagram size, original destination connection ID for a server) -> Engine"""
+
+class EngineFactory(Protocol):
+    """Makes connections; its name says by which package."""
+
+    name: str
+
+    def __call__(self, is_client: bool, size: int, destination: bytes = b"") -> Engine:
+        """`size`: of datagrams; `destination`: the original destination connection ID, for a server."""
 
 
 def engine_factory(name: str) -> EngineFactory:

@@ -1,0 +1,198 @@
+"""The commands that ask the running process: forward, connect, expose, forget, status, peers, ping."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from proxy_vpn.addresses import ForwardSpec, Target, parse_port
+from proxy_vpn.cli.options import client, coloured, in_network, net_option, print_json, state_option
+from proxy_vpn.errors import ControlError, UsageError
+
+if TYPE_CHECKING:
+    from proxy_vpn.daemon.client import ControlClient
+
+PING_INTERVAL_S = 1.0
+MAX_PINGS = 1_000_000
+
+
+@click.command()
+@click.argument("spec", required=False)
+@click.option("--background", is_flag=True, help="Return at once; the forward stays until --remove.")
+@click.option("--list", "listing", is_flag=True, help="Print the forwards there are.")
+@click.option("--remove", is_flag=True, help="Remove the forward SPEC.")
+@net_option
+@state_option
+def forward(spec: str | None, background: bool, listing: bool, remove: bool, net: str, state: Path | None) -> None:
+    """Let a local port lead to a peer's, until Ctrl-C.
+
+    \b
+    SPEC is 2222:peer-b:22 (on 127.0.0.1), 127.0.0.1:0:peer-b:22 (picks a port),
+    5353:peer-b:53/udp or unix:/path:peer-b:22.
+    """
+    ask = client(state)
+    if background + listing + remove > 1:
+        raise UsageError("--background, --list and --remove exclude each other", "give one of them")
+    if listing:
+        if spec:
+            raise UsageError("--list takes no SPEC", "see: pvpn forward --help")
+        for item in ask.forwards():
+            click.echo(item.spec + ("  until its pvpn forward ends" if item.held else ""))
+        return
+    if spec is None:
+        raise UsageError("no forward given", "write for example: pvpn forward 2222:peer-b:22")
+    parsed = ForwardSpec.parse(spec)
+    parsed = replace(parsed, target=Target(in_network(parsed.target.host, net), parsed.target.port))
+    if remove:
+        ask.remove_forward(str(parsed))
+    elif background:
+        _announce(ask.add_forward(str(parsed)))
+    else:
+        _hold(ask, str(parsed))
+
+
+@click.command()
+@click.argument("host")
+@click.argument("port")
+@net_option
+@state_option
+def connect(host: str, port: str, net: str, state: Path | None) -> int:
+    """Join stdin and stdout to a peer's port.
+
+    \b
+      ssh -o ProxyCommand='pvpn connect %h %p' peer-b
+    """
+    from proxy_vpn.daemon.sockets import check_directory, proxy_socket
+    from proxy_vpn.doors.stdio import connect as copy
+
+    path = proxy_socket(state)
+    check_directory(path)
+    return copy(str(path), Target(in_network(host, net), parse_port(port)))
+
+
+@click.command()
+@click.argument("spec", required=False)
+@state_option
+def expose(spec: str | None, state: Path | None) -> None:
+    """Let peers reach a port of this host until the process ends; without SPEC, list what they can reach.
+
+    SPEC is a port, 8000,9000-9010, none (close all), all (open loopback too) or default.
+    """
+    from proxy_vpn.config import Expose
+    from proxy_vpn.daemon.status import render_expose
+
+    if spec is None:
+        click.echo("open " + render_expose(client(state).status().expose))
+        return
+    Expose.parse(spec)
+    click.echo("open " + render_expose(client(state).expose(spec)))
+
+
+@click.command()
+@click.argument("name")
+@net_option
+@state_option
+def forget(name: str, net: str, state: Path | None) -> None:
+    """Forget which machine the NAME of a peer belongs to, after that machine was installed anew."""
+    from proxy_vpn.daemon.status import printable
+
+    reply = client(state).forget(name, net)
+    click.echo(
+        f"forgot {printable(reply.peer)} in {printable(reply.network)}: the next machine of this name is accepted"
+    )
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; it carries a schema version.")
+@net_option
+@state_option
+def status(as_json: bool, net: str, state: Path | None) -> None:
+    """Print what the running process does: networks, doors, what is open, the DHT, and its peers."""
+    from proxy_vpn.daemon.status import render_status
+
+    answer = client(state).status(net)
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo("\n".join(render_status(answer, time.time(), colour=coloured())))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; it carries a schema version.")
+@net_option
+@state_option
+def peers(as_json: bool, net: str, state: Path | None) -> None:
+    """Print one line a peer: name, path, round trip, traffic, since when."""
+    from proxy_vpn.daemon.status import PeersReply, render_peers
+
+    answer = client(state).peers(net)
+    if as_json:
+        print_json(PeersReply(peers=answer))
+    else:
+        click.echo("\n".join(render_peers(answer, time.time(), colour=coloured())))
+
+
+@click.command()
+@click.argument("peer")
+@click.option(
+    "--count", "-c", type=click.IntRange(1, MAX_PINGS), default=1, help="How many, one a second; 1 unless given."
+)
+@click.option("--until-direct", is_flag=True, help="Go on until the path is direct, or --count (10) is used up.")
+@net_option
+@state_option
+@click.pass_context
+def ping(context: click.Context, peer: str, count: int, until_direct: bool, net: str, state: Path | None) -> int:
+    """Measure the round trip to a PEER, and say which way it goes."""
+    if until_direct and context.get_parameter_source("count") is click.core.ParameterSource.DEFAULT:
+        count = 10
+    ask = client(state)
+    answered = False
+    for number in range(count):
+        if number:
+            time.sleep(PING_INTERVAL_S)
+        path, failure = _ping_once(ask, peer, net)
+        if failure and count == 1:
+            raise failure
+        answered = answered or failure is None
+        if until_direct and path.startswith("direct"):
+            return 0
+    if until_direct:
+        raise ControlError(f"the path to {peer!a} is not direct", "see: pvpn status")
+    return 0 if answered else 1
+
+
+def _ping_once(ask: ControlClient, peer: str, net: str) -> tuple[str, ControlError | None]:
+    """The path of one ping, printed; a peer that doesn't answer is an error to go on from."""
+    from proxy_vpn.daemon.status import milliseconds, printable
+
+    try:
+        reply = ask.ping(peer, net)
+    except ControlError as error:
+        click.echo(str(error), err=True)
+        return "", error
+    where = f"{printable(reply.peer)} ({printable(reply.network)})"
+    click.echo(f"pong from {where} via {printable(reply.path)} in {milliseconds(reply.rtt_ms)}")
+    return reply.path, None
+
+
+def _announce(spec: str) -> None:
+    parsed = ForwardSpec.parse(spec)
+    where = f"unix:{parsed.path}" if parsed.path else str(Target(parsed.host, parsed.port))
+    click.echo(f"{where}{' (udp)' if parsed.udp else ''} -> {parsed.target}")
+
+
+def _hold(ask: ControlClient, spec: str) -> None:
+    """Keep a forward until Ctrl-C, which is its ordinary end."""
+    import sys
+
+    with ask.hold_forward(spec) as held:
+        _announce(held.spec)
+        sys.stdout.flush()
+        try:
+            held.wait()
+        except KeyboardInterrupt:
+            return

@@ -1,0 +1,389 @@
+"""A Node is one running process: the only place that builds everything, and the Python API.
+
+    async with Node(settings) as node:
+        reader, writer = await node.open("peer-b", 22)
+
+From the bottom up: UDP sockets and the demultiplexer, the DHT, one Mesh a network, the doors, the control API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any
+
+from proxy_vpn.addresses import Address, ForwardSpec, Target
+from proxy_vpn.config import Settings
+from proxy_vpn.daemon import memory, report
+from proxy_vpn.daemon.console import Console
+from proxy_vpn.daemon.control import ControlServer
+from proxy_vpn.daemon.messages import ForgetReply, PingReply
+from proxy_vpn.daemon.state import NetworkState, StateDirectory
+from proxy_vpn.daemon.status import DaemonStatus, ExposeStatus, ForwardStatus
+from proxy_vpn.doors.direct import Direct
+from proxy_vpn.doors.forward import ForwardDoor
+from proxy_vpn.doors.own import OwnListeners
+from proxy_vpn.doors.proxy import ProxyDoor
+from proxy_vpn.doors.serve import ServeDoor
+from proxy_vpn.doors.streams import open_streams
+from proxy_vpn.errors import FlowError, PvpnError, StateError, Status, UsageError
+from proxy_vpn.keys import NetworkKey
+from proxy_vpn.mesh.candidates import Source
+from proxy_vpn.mesh.flow import PROCESS_GROWTH_LIMIT_BYTES, Budget
+from proxy_vpn.mesh.keyring import Keyring
+from proxy_vpn.mesh.mesh import Mesh, World
+from proxy_vpn.mesh.names import Router
+from proxy_vpn.mesh.openings import Incoming, IncomingTcp, IncomingUdp
+from proxy_vpn.mesh.policy import Policy
+from proxy_vpn.mesh.roster import Peer
+from proxy_vpn.mesh.session import Session
+from proxy_vpn.net.demux import Demultiplexer
+from proxy_vpn.net.dht import Dht, RendezvousHandle, Urgency
+from proxy_vpn.net.engine import engine_factory
+from proxy_vpn.net.interfaces import reachable_addresses
+from proxy_vpn.net.udp import Path, UdpSocket
+
+SAVE_EVERY_S = 60.0
+SAVE_SOON_S = 1.0
+FLOWS_BEING_SERVED_LIMIT = 4096
+_log = logging.getLogger(__name__)
+
+
+class Node:
+    """One process: several networks, their doors, and what control asks; `async with` starts and stops it."""
+
+    def __init__(self, settings: Settings, console: Console | None = None) -> None:
+        self.settings = settings
+        self.started = time.time()
+        self.own = OwnListeners()
+        self.policy = Policy(settings.expose)
+        self.meshes: list[Mesh] = []
+        self.proxies: list[str] = []
+        self.dht: Dht | None = None
+        self.warnings: list[str] = []
+        self.demux: Demultiplexer
+        self.router: Router
+        self.state: StateDirectory
+        self._console = console
+        self._stack = AsyncExitStack()
+        self._states: dict[Mesh, NetworkState] = {}
+        self._rendezvous: list[RendezvousHandle] = []
+        self._forwards: dict[ForwardSpec, tuple[ForwardDoor, bool]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dirty = asyncio.Event()
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Node:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        settings = self.settings
+        factory = engine_factory(settings.engine or "auto")
+        self.state = self._stack.enter_context(StateDirectory.open(settings.state))
+        self.demux = Demultiplexer(self._bind())
+        self._stack.callback(self.demux.close)
+        keyring = Keyring()
+        self.demux.on_sealed = keyring.receive
+        self.engine_name = factory.name
+        budget = Budget(PROCESS_GROWTH_LIMIT_BYTES)
+        world = World(self.demux, keyring, factory, budget, os.urandom, time.time, self._local_addresses)
+        self._stack.push_async_callback(self._cancel_tasks)
+        for key in settings.keys:
+            self._add_mesh(key, world)
+        self.router = Router(self.meshes)
+        self._serve = ServeDoor(self.policy, self.own)
+        self._start_dht()
+        await self._open_doors()
+        self._spawn(self._housekeeping())
+
+    def _bind(self) -> list[UdpSocket]:
+        if self.settings.listen:
+            sockets = [UdpSocket(address) for address in self.settings.listen]
+        else:
+            sockets = self._bind_everywhere()
+        for bound in sockets:
+            self.own.add(bound.address, udp=True)
+        return sockets
+
+    def _bind_everywhere(self) -> list[UdpSocket]:
+        """Every address at the remembered port; another port if somebody has taken that."""
+        try:
+            first = UdpSocket(Address("0.0.0.0", self.state.udp_port))
+        except StateError:
+            first = UdpSocket(Address("0.0.0.0", 0))
+            self._warn(f"UDP port {self.state.udp_port} is taken, using {first.address.port} - peers will follow")
+        if first.address.port != self.state.udp_port:
+            self.state.save_udp_port(first.address.port)
+        with suppress(StateError):  # no IPv6 on this host
+            return [first, UdpSocket(Address("::", first.address.port))]
+        return [first]
+
+    def _add_mesh(self, key: NetworkKey, world: World) -> None:
+        state = self.state.network(key.network_id)
+        mesh = Mesh(key, state.identity(), self.settings.name, world, self)
+        self.meshes.append(mesh)
+        self._states[mesh] = state
+        self._stack.push_async_callback(self._stop_mesh, mesh)
+        memory.recall(mesh, state)
+
+    async def _stop_mesh(self, mesh: Mesh) -> None:
+        await mesh.close()
+        memory.remember(mesh, self._states[mesh])
+
+    def _start_dht(self) -> None:
+        if not self.settings.dht:
+            return
+        dht = self.dht = Dht(
+            send=lambda datagram, address: self.demux.send([datagram], Path("", 0, address)),
+            entropy=os.urandom,
+            bootstrap=[(target.host, target.port) for target in self.settings.dht_bootstrap],
+            serve=self.settings.dht_serve,
+            families=[address.family for address in self.demux.addresses],
+            state=memory.recall_dht(self.state.path),
+        )
+        self.demux.on_krpc = dht.receive
+        self._stack.push_async_callback(self._stop_dht, dht)
+        dht.start()
+        for mesh in self.meshes:
+            self._rendezvous.append(self._meet(dht, mesh))
+
+    def _meet(self, dht: Dht, mesh: Mesh) -> RendezvousHandle:
+        def urgency() -> Urgency:
+            live = sum(1 for _ in mesh.live_peers())
+            known = sum(1 for _ in mesh.roster)
+            return Urgency.NONE_LIVE if not live else Urgency.ALL_KNOWN if live >= known else Urgency.SOME_LIVE
+
+        def on_peer(address: Address, source: Address) -> None:
+            mesh.found(address, Source.DHT, scope=source.scope)
+
+        return dht.rendezvous(mesh.key.dht_topics, self._external_port, on_peer, urgency)
+
+    def _external_port(self) -> int | None:
+        external = self.dht.status().external4 if self.dht else None
+        return external.port if external else self.demux.addresses[0].port
+
+    async def _stop_dht(self, dht: Dht) -> None:
+        memory.remember_dht(self.state.path, dht.export_state())
+        await dht.close()
+
+    async def _open_doors(self) -> None:
+        direct = Direct(self.own) if self.settings.direct else None
+        for target in self.settings.proxies:
+            where = await self._open_proxy(ProxyDoor(self.router, (target.host, target.port), direct, self.own))
+            self.proxies.append(str(where))
+        await self._open_proxy(ProxyDoor(self.router, str(self.state.proxy_socket), None, self.own))
+        for spec in self.settings.forwards:
+            await self.add_forward(spec, held=False)
+        self._stack.push_async_callback(self._close_forwards)
+        control = ControlServer(self, self.state.control_socket)
+        await control.start()
+        self._stack.push_async_callback(control.close)
+
+    async def _open_proxy(self, door: ProxyDoor) -> Address | str:
+        where = await door.start()
+        self._stack.push_async_callback(door.close)
+        return where
+
+    async def _close_forwards(self) -> None:
+        for door, _ in self._forwards.values():
+            await door.close()
+        self._forwards.clear()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a task failed", exc_info=task.exception())
+
+    async def _cancel_tasks(self) -> None:
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await self._look_for_user_peers()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_EVERY_S):
+                    await self._dirty.wait()
+            await asyncio.sleep(SAVE_SOON_S)
+            self._dirty.clear()
+            for mesh, state in self._states.items():
+                memory.remember(mesh, state)
+            if self.dht is not None:
+                memory.remember_dht(self.state.path, self.dht.export_state())
+
+    async def _look_for_user_peers(self) -> None:
+        """What `--peer` names: resolved again and again, because names move."""
+        for target in self.settings.peers:
+            for address in await _resolve(target):
+                for mesh in self.meshes:
+                    mesh.found(address, Source.USER)
+
+    def _local_addresses(self) -> list[Address]:
+        status = self.dht.status() if self.dht else None
+        external = [status.external4, status.external6] if status else []
+        return [*(address for address in external if address), *reachable_addresses(self.demux.addresses)]
+
+    # --- MeshObserver -----------------------------------------------------------------------------------------------
+
+    def peer_live(self, peer: Peer, session: Session, took_s: float) -> None:
+        """A peer came."""
+        self._dirty.set()
+        self.router.peer_arrived()
+        if self._console:
+            self._console.peer_came(peer.network, peer.name, f"direct {session.link.path}", took_s)
+
+    def peer_lost(self, peer: Peer, reason: str) -> None:
+        """A peer went."""
+        self._dirty.set()
+        for handle in self._rendezvous:
+            handle.poke()
+        if self._console:
+            self._console.peer_went(peer.network, peer.name, reason)
+
+    def warning(self, text: str) -> None:
+        """Something the user should know."""
+        self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings = [*self.warnings[-7:], text]
+            if self._console:
+                self._console.warn(text)
+
+    def flow_offered(self, peer: Peer, offer: Incoming) -> None:
+        """A peer wants a service of this host."""
+        if len(self._tasks) >= FLOWS_BEING_SERVED_LIMIT:
+            offer.refuse(Status.LIMIT)
+        elif isinstance(offer, IncomingTcp):
+            self._spawn(self._serve.serve_tcp(offer))
+        elif isinstance(offer, IncomingUdp):
+            self._spawn(self._serve.serve_udp(offer))
+
+    # --- the Python API ---------------------------------------------------------------------------------------------
+
+    async def open(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A TCP connection to a peer's port as asyncio streams; raises FlowError (never goes direct)."""
+        flow = await self.router.open_tcp(Target(host, port))
+        if flow is None:
+            raise FlowError(Status.NO_SUCH_NAME, f"no peer is called {host!a}", "see 'pvpn peers' for the names")
+        return await open_streams(flow)
+
+    # --- control.Daemon ---------------------------------------------------------------------------------------------
+
+    def status(self) -> DaemonStatus:
+        return report.status(self)
+
+    def unready(self) -> str:
+        if not any(True for mesh in self.meshes for _ in mesh.live_peers()):
+            return "no peer is connected"
+        return ""
+
+    async def ping(self, name: str, net: str) -> PingReply:
+        mesh, peer = self._find(name, net)
+        rtt_s, path = await mesh.ping(peer)
+        return PingReply(peer=peer.name, network=mesh.key.name, rtt_ms=rtt_s * 1e3, path=f"direct {path}")
+
+    async def add_forward(self, spec: ForwardSpec, *, held: bool) -> ForwardSpec:
+        door = ForwardDoor(self.router, spec, None, self.own)
+        bound = await door.start()
+        self._forwards[bound] = (door, held)
+        return bound
+
+    def remove_forward(self, spec: ForwardSpec) -> None:
+        found = self._forwards.pop(spec, None)
+        if found is None:
+            raise UsageError(f"there is no forward {spec}", "see 'pvpn forward --list'")
+        self._spawn(found[0].close())
+
+    def forwards(self) -> tuple[ForwardStatus, ...]:
+        return tuple(
+            ForwardStatus(spec=str(spec), held=held, flows=door.clients)
+            for spec, (door, held) in self._forwards.items()
+        )
+
+    async def expose(self, spec: str) -> ExposeStatus:
+        self.policy.extend(spec)
+        return report.expose(self)
+
+    async def forget(self, name: str, net: str) -> ForgetReply:
+        mesh = next((mesh for mesh in self._meshes(net) if name in mesh.roster.pins), None)
+        if mesh is None:
+            raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")
+        identity = mesh.roster.pins[name]
+        mesh.forget(name)
+        self._dirty.set()
+        return ForgetReply(peer=name, network=mesh.key.name, id=identity.hex())
+
+    def _find(self, name: str, net: str) -> tuple[Mesh, Peer]:
+        for mesh in self._meshes(net):
+            peer = mesh.roster.find(name.removesuffix(".pvpn"))
+            if peer is not None:
+                return mesh, peer
+        raise FlowError(Status.NO_SUCH_NAME, f"no peer is called {name!a}", "see 'pvpn peers' for the names")
+
+    def _meshes(self, net: str) -> list[Mesh]:
+        meshes = [mesh for mesh in self.meshes if net in ("", mesh.key.name)]
+        if not meshes:
+            raise UsageError(f"no network is called {net!a} here", "see 'pvpn status' for the networks")
+        return meshes
+
+
+async def _resolve(target: Target) -> list[Address]:
+    with suppress(ValueError):
+        return [Address(str(ip_address(target.host)), target.port)]
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(target.host, target.port)
+    except (OSError, UnicodeError):
+        return []
+    return [Address(str(info[4][0]), target.port) for info in infos]
+
+
+async def _run(settings: Settings) -> None:
+    console = Console()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with Node(settings, console) as node:
+        for line in report.greeting(node):
+            console.say(line)
+        await stop.wait()
+        console.say("stopping")
+
+
+def run(settings: Settings) -> int:
+    """Run a node in the foreground until Ctrl-C or SIGTERM; the exit code. Raises PvpnError."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(settings.verbosity, 2)]
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("quic").setLevel(logging.ERROR if settings.verbosity < 2 else logging.DEBUG)
+    asyncio.run(_run(settings))
+    return 0
+
+
+__all__ = ["Node", "PvpnError", "run"]

@@ -1,0 +1,121 @@
+"""What a node says of itself: the structures of `pvpn status`, and the lines of a start."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from proxy_vpn import __version__
+from proxy_vpn.daemon.status import (
+    DaemonStatus,
+    DhtState,
+    DhtStatus,
+    ExposeStatus,
+    NetworkStatus,
+    OpenPort,
+    PeerState,
+    PeerStatus,
+    render_expose,
+)
+from proxy_vpn.doors.open_ports import open_ports
+from proxy_vpn.mesh.mesh import Mesh
+from proxy_vpn.mesh.roster import Peer
+from proxy_vpn.mesh.session import State
+
+if TYPE_CHECKING:
+    from proxy_vpn.daemon.node import Node
+
+_UNREACHABLE_AFTER_S = 15.0
+
+
+def status(node: Node) -> DaemonStatus:
+    """Everything at once."""
+    return DaemonStatus(
+        version=__version__,
+        pid=os.getpid(),
+        name=node.settings.name,
+        started=node.started,
+        state_directory=str(node.state.path),
+        engine=node.engine_name,
+        listen=tuple(str(address) for address in node.demux.addresses),
+        proxies=tuple(node.proxies),
+        networks=tuple(_network(mesh) for mesh in node.meshes),
+        forwards=node.forwards(),
+        expose=expose(node),
+        dht=_dht(node),
+        peers=tuple(_peer(mesh, peer) for mesh in node.meshes for peer in mesh.roster),
+        warnings=tuple(node.warnings),
+    )
+
+
+def expose(node: Node) -> ExposeStatus:
+    """The rules, and what they open on this host now."""
+    ports = tuple(
+        OpenPort(port=found.port, protocol="udp" if found.udp else "tcp", address="*")
+        for found in open_ports(node.own)
+        if node.policy.allows(found.port, found.udp, "")
+    )
+    return ExposeStatus(rules=str(node.policy.expose), open=ports)
+
+
+def _network(mesh: Mesh) -> NetworkStatus:
+    return NetworkStatus(
+        name=mesh.key.name,
+        id=mesh.key.network_id.hex(),
+        fingerprint=mesh.key.fingerprint,
+        generation=mesh.key.generation,
+        device_id=mesh.identity.id.hex(),
+    )
+
+
+def _peer(mesh: Mesh, peer: Peer) -> PeerStatus:
+    session = peer.session
+    live = session is not None and session.state is State.LIVE
+    state: PeerState = "live" if live else "lost" if peer.last_seen else "probing"
+    path, rtt_ms, sent, received = "", None, peer.sent_bytes, peer.received_bytes
+    for open_session in peer.sessions:
+        sent += open_session.link.sent_bytes
+        received += open_session.link.received_bytes
+    if live and session is not None and session.paths is not None:
+        path = f"direct {session.paths.current}"
+        rtt_ms = None if session.paths.rtt_s is None else session.paths.rtt_s * 1e3
+    theirs = session.theirs if session is not None else None
+    return PeerStatus(
+        name=peer.name,
+        id=peer.identity.hex(),
+        network=mesh.key.name,
+        state=state,
+        path=path,
+        rtt_ms=rtt_ms,
+        tx_bytes=sent,
+        rx_bytes=received,
+        since=peer.since or peer.last_seen or None,
+        engine=theirs.engine[:16] if theirs else "",
+        version=theirs.software[:32] if theirs else "",
+    )
+
+
+def _dht(node: Node) -> DhtStatus:
+    if node.dht is None:
+        return DhtStatus()
+    dht = node.dht.status()
+    state: DhtState = "searching"
+    if dht.announced:
+        state = "announced"
+    elif not dht.nodes4 + dht.nodes6:
+        state = "starting" if time.time() - node.started < _UNREACHABLE_AFTER_S else "unreachable"
+    external = tuple(str(address) for address in (dht.external4, dht.external6) if address)
+    return DhtStatus(state=state, nodes=dht.nodes4 + dht.nodes6, serving=node.settings.dht_serve, external=external)
+
+
+def greeting(node: Node) -> list[str]:
+    """The first lines of `pvpn run`."""
+    lines = [f"pvpn {__version__}, this is {node.settings.name}, engine {node.engine_name}"]
+    lines += [f"network {mesh.key.name} ({mesh.key.fingerprint})" for mesh in node.meshes]
+    lines += [f"proxy: socks5h://{where} and http://{where}" for where in node.proxies]
+    lines += [f"forward: {forward.spec}" for forward in node.forwards()]
+    if node.state.first_run:
+        lines.append(f"peers can reach: {render_expose(expose(node))} (change it with --expose)")
+        lines.append("note: what peers open does not pass this host's firewall")
+    return lines

@@ -1,0 +1,221 @@
+"""Status: what a running process tells about itself, as typed messages and as lines for people.
+
+The messages are the JSON of the control API. Their schema number rises only when a field changes its meaning;
+new fields may appear under the same number, and readers skip what they don't know.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+SCHEMA: Final = 1
+MAX_REMOTE_TEXT_CHARS: Final = 120
+DAY_S: Final = 24 * 3600
+
+PeerState = Literal["idle", "probing", "dialling", "authenticating", "live", "lost"]
+DhtState = Literal["off", "starting", "searching", "announced", "unreachable"]
+
+
+class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One network of the process; ids are hexadecimal, `device_id` is this device's own in it."""
+
+    name: str
+    id: str
+    fingerprint: str
+    generation: int
+    device_id: str
+
+
+class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One peer; `path` is text such as `direct 203.0.113.7:41641`, `since` Unix seconds of the present state."""
+
+    name: str
+    id: str
+    network: str
+    state: PeerState
+    path: str = ""
+    rtt_ms: float | None = None
+    tx_bytes: int = 0
+    rx_bytes: int = 0
+    since: float | None = None
+    engine: str = ""
+    version: str = ""
+
+
+class ForwardStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One forward; `spec` holds the port that was picked, `held` is true while it lives with a CLI's connection."""
+
+    spec: str
+    held: bool = False
+    flows: int = 0
+
+
+class OpenPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A service of this host that peers can reach, at the address it listens on."""
+
+    port: int
+    protocol: Literal["tcp", "udp"]
+    address: str
+
+
+class ExposeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules (text as `--expose` takes it) and what they open now; `open` None: this system can't tell."""
+
+    rules: str = "default"
+    open: tuple[OpenPort, ...] | None = None
+
+
+class DhtStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The Mainline DHT as seen from here; `external` are our own addresses as its nodes report them."""
+
+    state: DhtState = "off"
+    nodes: int = 0
+    serving: bool = False
+    external: tuple[str, ...] = ()
+
+
+class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to GET /v1/status; `started` in Unix seconds, `listen` the UDP sockets, `proxies` SOCKS and HTTP."""
+
+    schema: int = SCHEMA
+    version: str
+    pid: int
+    name: str
+    started: float
+    state_directory: str = ""
+    engine: str = ""
+    listen: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
+    networks: tuple[NetworkStatus, ...] = ()
+    forwards: tuple[ForwardStatus, ...] = ()
+    expose: ExposeStatus = ExposeStatus()
+    dht: DhtStatus = DhtStatus()
+    peers: tuple[PeerStatus, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class PeersReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to GET /v1/peers."""
+
+    schema: int = SCHEMA
+    peers: tuple[PeerStatus, ...] = ()
+
+
+class Style:
+    """ANSI colours for a terminal, none otherwise."""
+
+    def __init__(self, colour: bool) -> None:
+        self._colour = colour
+
+    def paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour and text else text
+
+    def state(self, text: str, state: PeerState) -> str:
+        return self.paint(text, {"live": "32", "lost": "31"}.get(state, "33"))
+
+
+def render_status(status: DaemonStatus, now: float, *, colour: bool = False) -> list[str]:
+    """The whole status, a block of facts and then one line a peer; `now` in Unix seconds."""
+    head = f"pvpn {printable(status.version)} as {printable(status.name)}, process {status.pid}"
+    facts = [("running", f"{head}, since {clock(status.started, now)}")]
+    facts += [("network", f"{printable(net.name)}  {printable(net.fingerprint)}") for net in status.networks]
+    facts += [("proxy", f"{printable(proxy)}  (SOCKS4a/5 and HTTP)") for proxy in status.proxies]
+    facts += [
+        ("forward", printable(item.spec) + ("  until its pvpn forward ends" if item.held else ""))
+        for item in status.forwards
+    ]
+    facts.append(("open", render_expose(status.expose)))
+    facts += [("udp", printable(address)) for address in status.listen]
+    facts.append(("dht", render_dht(status.dht)))
+    facts += [("warning", printable(warning)) for warning in status.warnings]
+    style = Style(colour)
+    lines = [style.paint(f"{label:<8}", "31" if label == "warning" else "2") + text for label, text in facts]
+    return [*lines, "", *render_peers(status.peers, now, colour=colour)]
+
+
+def render_peers(peers: Sequence[PeerStatus], now: float, *, colour: bool = False) -> list[str]:
+    """One aligned line a peer: name, path, round trip, traffic, since; live ones first."""
+    if not peers:
+        return ["no peers yet: run pvpn with the same key file on another machine"]
+    ordered = sorted(peers, key=lambda peer: (peer.state != "live", peer.network, peer.name, peer.id))
+    several = len({peer.network for peer in ordered}) > 1
+    rows = [_peer_row(peer, now, several) for peer in ordered]
+    style = Style(colour)
+    lines = []
+    for peer, row in zip(ordered, align(rows), strict=True):
+        width = len(_peer_name(peer, several))
+        lines.append(style.state(row[:width], peer.state) + row[width:])
+    return lines
+
+
+def render_expose(expose: ExposeStatus) -> str:
+    """What peers can reach on this host, in one line."""
+    rules = f"(rules: {printable(expose.rules)}; the host's firewall does not apply)"
+    if expose.open is None:
+        return f"to peers: what the rules allow  {rules}"
+    ports = sorted({(item.port, item.protocol) for item in expose.open})
+    listed = " ".join(f"{port}/{protocol}" for port, protocol in ports)
+    return f"to peers: {listed or 'nothing'}  {rules}"
+
+
+def render_dht(dht: DhtStatus) -> str:
+    """The DHT in one line."""
+    if dht.state == "off":
+        return "off"
+    parts = [f"{dht.state}, {dht.nodes} nodes"]
+    if dht.external:
+        parts.append("seen from outside as " + " ".join(printable(address) for address in dht.external))
+    if dht.serving:
+        parts.append("answering others")
+    return "; ".join(parts)
+
+
+def _peer_name(peer: PeerStatus, several: bool) -> str:
+    return f"{printable(peer.name)}.{printable(peer.network)}" if several else printable(peer.name)
+
+
+def _peer_row(peer: PeerStatus, now: float, several: bool) -> list[str]:
+    path = printable(peer.path) if peer.state == "live" else peer.state
+    rtt = "" if peer.rtt_ms is None or peer.state != "live" else milliseconds(peer.rtt_ms)
+    traffic = f"tx {size(peer.tx_bytes)} rx {size(peer.rx_bytes)}"
+    since = "" if peer.since is None else f"since {clock(peer.since, now)}"
+    return [_peer_name(peer, several), path or peer.state, rtt, traffic, since]
+
+
+def align(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns two spaces apart; nothing trails."""
+    table = list(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units, three digits at most before the point: `1.2 MB`."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.95 or unit == "TB":
+            break
+        value /= 1000
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def milliseconds(value: float) -> str:
+    """`0.42 ms`, `4.2 ms`, `42 ms`: two digits that count."""
+    digits = 2 if value < 0.995 else 1 if value < 9.95 else 0
+    return f"{value:.{digits}f} ms"
+
+
+def clock(when: float, now: float) -> str:
+    """A local time of day, with the date once it is a day old."""
+    moment = time.localtime(min(max(when, 0.0), 2.0**40))
+    return time.strftime("%H:%M" if abs(now - when) < DAY_S else "%Y-%m-%d %H:%M", moment)
+
+
+def printable(text: str) -> str:
+    """Text from another machine, cut and with everything but printable characters escaped."""
+    cut = text if len(text) <= MAX_REMOTE_TEXT_CHARS else text[:MAX_REMOTE_TEXT_CHARS] + "..."
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)

@@ -1,0 +1,69 @@
+"""Acceptor: the accept loop of a stream listener, one task a client, all of them children of one group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+
+from proxy_vpn.doors.listen import Listener
+from proxy_vpn.doors.tcp import close_socket
+
+_PAUSE_S = 0.2  # when this process is out of file descriptors
+_log = logging.getLogger(__name__)
+
+
+class Acceptor:
+    """Runs `serve(sock)` for every client of `listener`, at most `limit` at a time; those beyond get an RST."""
+
+    def __init__(self, listener: Listener, serve: Callable[[socket.socket], Awaitable[None]], limit: int) -> None:
+        self._sockets: set[socket.socket] = set()
+        self._listener = listener
+        self._serve = serve
+        self._limit = limit
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def clients(self) -> int:
+        """How many there are now."""
+        return len(self._sockets)
+
+    async def close(self) -> None:
+        """Stop listening and cancel every client; idempotent."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._listener.close()
+        # A task cancelled before its first step has not touched its socket.
+        while self._sockets:
+            close_socket(self._sockets.pop(), reset=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    sock, _address = await loop.sock_accept(self._listener.sock)
+                except OSError as error:
+                    _log.warning("can't accept: %s", error)
+                    await asyncio.sleep(_PAUSE_S)
+                    continue
+                if self.clients >= self._limit:
+                    _log.warning("%s: over %d clients, one was turned away", self._listener.where, self._limit)
+                    close_socket(sock, reset=True)
+                    continue
+                self._sockets.add(sock)
+                group.create_task(self._one(sock))
+
+    async def _one(self, sock: socket.socket) -> None:
+        try:
+            await self._serve(sock)
+        except OSError as error:
+            _log.debug("a client left: %s", error)
+        except Exception:
+            # The edge: one client's trouble must not end the others.
+            _log.exception("a client's task failed")
+        finally:
+            # No more than a formality after an end in order: the socket is closed then.
+            close_socket(sock, reset=True)
+            self._sockets.discard(sock)

@@ -1,0 +1,131 @@
+"""ServeDoor: where peers' flows leave for this host's services."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from proxy_vpn.addresses import Address
+from proxy_vpn.doors.dial import CONNECT_TIMEOUT_S, dial, dial_error
+from proxy_vpn.doors.host_addresses import host_addresses
+from proxy_vpn.doors.join import join
+from proxy_vpn.doors.own import OwnListeners
+from proxy_vpn.doors.serve_udp import ServedUdp
+from proxy_vpn.doors.tcp import TcpDuplex
+from proxy_vpn.doors.udp import DatagramFlow
+from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.mesh.duplex import Duplex
+
+ADDRESSES_KEPT_S = 5.0
+# Without a default route: reaches what listens on every address, never what is bound to 127.0.0.1 (Linux).
+_LOOPBACK_ALIAS = "127.0.0.2"
+_LOOPBACKS = ("127.0.0.1", "::1")
+_log = logging.getLogger(__name__)
+
+
+class Policy(Protocol):
+    """What the door asks of mesh.policy."""
+
+    def allows(self, port: int, udp: bool, peer_name: str) -> bool:
+        """Whether that peer may reach that port."""
+
+    def loopback(self, port: int, udp: bool) -> bool:
+        """Whether the port is explicitly exposed, so that a service on loopback may be dialled too."""
+
+
+class Incoming(Protocol):
+    """A peer's request for a flow; exactly one of accept and refuse is to be called."""
+
+    @property
+    def port(self) -> int:
+        """The service wanted."""
+
+    @property
+    def peer_name(self) -> str:
+        """Who wants it."""
+
+    def refuse(self, status: Status) -> None:
+        """Say no."""
+
+
+class IncomingTcp(Incoming, Protocol):
+    """A request for a stream."""
+
+    def accept(self) -> Duplex:
+        """Say yes: the flow, not started."""
+
+
+class IncomingUdp(Incoming, Protocol):
+    """A request for datagrams."""
+
+    def accept(self) -> DatagramFlow:
+        """Say yes: the flow."""
+
+
+class ServeDoor:
+    """Dials the service each flow asks for; a coroutine per flow lives as long as the flow, and its caller owns it."""
+
+    def __init__(self, policy: Policy, own: OwnListeners) -> None:
+        self._policy = policy
+        self._own = own
+        self._addresses: list[str] = []
+        self._addresses_until = 0.0
+
+    async def serve_tcp(self, incoming: IncomingTcp) -> None:
+        """Refuse the flow, or splice it with the service until both have ended; cancelled, it resets both."""
+        try:
+            service = await self._dial(incoming)
+        except FlowError as error:
+            _log.info("refused %s: %s", incoming.peer_name, error)
+            incoming.refuse(error.status)
+            return
+        await join(service, incoming.accept())
+
+    async def serve_udp(self, incoming: IncomingUdp) -> None:
+        """The same for datagrams, until the flow ends or is idle for 60 s."""
+        try:
+            candidates = self._candidates(incoming, udp=True)
+        except FlowError as error:
+            _log.info("refused %s: %s", incoming.peer_name, error)
+            incoming.refuse(error.status)
+            return
+        await ServedUdp(incoming.accept(), candidates).run()
+
+    async def _dial(self, incoming: Incoming) -> TcpDuplex:
+        errors: list[FlowError] = []
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                for address, source_ip in self._candidates(incoming, udp=False):
+                    try:
+                        return TcpDuplex(await dial(address, source_ip))
+                    except OSError as error:
+                        errors.append(dial_error(address, error))
+        except TimeoutError as error:
+            raise dial_error(f"port {incoming.port}", error) from None
+        # A refusal says more than a missing route.
+        raise next((error for error in errors if error.status is Status.REFUSED), errors[-1])
+
+    def _candidates(self, incoming: Incoming, udp: bool) -> list[tuple[Address, str]]:
+        """Where the service may be, each with the source address to dial from ("": any); raises FlowError."""
+        port = incoming.port
+        if not self._policy.allows(port, udp, incoming.peer_name):
+            raise FlowError(
+                Status.POLICY, f"port {port} is closed to {incoming.peer_name}", f"pvpn run --expose {port}"
+            )
+        candidates = [(Address(ip, port), "") for ip in self._host_addresses()]
+        if not candidates:
+            candidates = [(Address(_LOOPBACK_ALIAS, port), _LOOPBACK_ALIAS)]
+        if self._policy.loopback(port, udp):
+            candidates += [(Address(ip, port), "") for ip in _LOOPBACKS]
+        allowed = [each for each in candidates if not self._own.forbids(each[0], udp)]
+        if not allowed:
+            raise FlowError(Status.POLICY, f"port {port} is pvpn's own")
+        return allowed
+
+    def _host_addresses(self) -> list[str]:
+        now = asyncio.get_running_loop().time()
+        if now >= self._addresses_until:
+            self._addresses = host_addresses()
+            self._addresses_until = now + ADDRESSES_KEPT_S
+        return self._addresses
