@@ -29,9 +29,9 @@ async def serve_socks(client: ProxyClient, first: bytes) -> None:
 async def _read_request(client: ProxyClient, handshake: SocksHandshake, data: bytes) -> SocksRequest | None:
     while data:
         request = handshake.receive(data)
+        await client.send(handshake.data_to_send())
         if request is not None:
             return request
-        await client.send(handshake.data_to_send())
         data = await client.receive()
     return None
 

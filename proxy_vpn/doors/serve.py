@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Protocol
 
 from proxy_vpn.addresses import Address
@@ -14,7 +15,7 @@ from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.serve_udp import ServedUdp
 from proxy_vpn.doors.tcp import TcpDuplex
 from proxy_vpn.doors.udp import DatagramFlow
-from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.errors import FlowError, FlowLost, Status
 from proxy_vpn.mesh.duplex import Duplex
 
 ADDRESSES_KEPT_S = 5.0
@@ -53,14 +54,14 @@ class IncomingTcp(Incoming, Protocol):
     """A request for a stream."""
 
     def accept(self) -> Duplex:
-        """Say yes: the flow, not started."""
+        """Say yes: the flow, not started; raises FlowLost when the peer has given up."""
 
 
 class IncomingUdp(Incoming, Protocol):
     """A request for datagrams."""
 
     def accept(self) -> DatagramFlow:
-        """Say yes: the flow."""
+        """Say yes: the flow; raises FlowLost when the peer has given up."""
 
 
 class ServeDoor:
@@ -80,7 +81,12 @@ class ServeDoor:
             _log.info("refused %s: %s", incoming.peer_name, error)
             incoming.refuse(error.status)
             return
-        await join(service, incoming.accept())
+        try:
+            flow = incoming.accept()
+        except FlowLost:
+            service.abort()
+            return
+        await join(service, flow)
 
     async def serve_udp(self, incoming: IncomingUdp) -> None:
         """The same for datagrams, until the flow ends or is idle for 60 s."""
@@ -90,7 +96,8 @@ class ServeDoor:
             _log.info("refused %s: %s", incoming.peer_name, error)
             incoming.refuse(error.status)
             return
-        await ServedUdp(incoming.accept(), candidates).run()
+        with suppress(FlowLost):
+            await ServedUdp(incoming.accept(), candidates).run()
 
     async def _dial(self, incoming: Incoming) -> TcpDuplex:
         errors: list[FlowError] = []
