@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from proxy_vpn.addresses import NAME_PATTERN, Address, ForwardSpec, Target, parse_port, split_host_port, valid_name
+from proxy_vpn.addresses import Address, ForwardSpec, Target, parse_port, split_host_port, valid_name
 from proxy_vpn.errors import UsageError
 from proxy_vpn.keys import NetworkKey, load_key_file
 
@@ -110,10 +110,10 @@ def load_keys(paths: Iterable[str | Path]) -> tuple[NetworkKey, ...]:
     return tuple(keys)
 
 
-def default_name(host_name: str) -> str:
-    """A valid peer name as close to the host's own as can be: `Anna's Mac.local` becomes `anna-s-mac`."""
+def default_name(host_name: str, fallback: str = FALLBACK_NAME) -> str:
+    """A valid name as close to the host's (or file's) own as can be: `Anna's Mac.local` becomes `anna-s-mac`."""
     name = re.sub(r"[^a-z0-9-]+", "-", host_name.split(".")[0].lower())[:MAX_NAME_CHARS].strip("-")
-    return name if NAME_PATTERN.fullmatch(name) and valid_name(name) else FALLBACK_NAME
+    return name if valid_name(name) else fallback
 
 
 def parse_proxy(text: str) -> Target:

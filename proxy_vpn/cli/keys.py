@@ -99,8 +99,7 @@ def _name_of(file: Path) -> str:
     """The file's own name made valid: `home.key` is `home`."""
     from proxy_vpn.config import default_name
 
-    name = default_name(file.name)
-    return name if name != "peer" else "home"
+    return default_name(file.name, fallback="home")
 
 
 def _renamed(made: NetworkKey, name: str) -> NetworkKey:

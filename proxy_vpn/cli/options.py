@@ -41,7 +41,7 @@ def client(state: Path | None) -> ControlClient:
 
 def in_network(host: str, net: str) -> str:
     """A peer's name as it is understood in one network: `peer-b` becomes `peer-b.home.pvpn`."""
-    return f"{host.lower().removesuffix('.pvpn')}.{net}.pvpn" if net else host
+    return f"{host.lower().removesuffix('.pvpn').removesuffix(f'.{net}')}.{net}.pvpn" if net else host
 
 
 def coloured() -> bool:

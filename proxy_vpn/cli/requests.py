@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PING_INTERVAL_S = 1.0
 MAX_PINGS = 1_000_000
+LOST_PINGS = frozenset({"timeout", "unreachable", "lost"})
 
 
 @click.command()
@@ -145,7 +146,7 @@ def peers(as_json: bool, net: str, state: Path | None) -> None:
 @net_option
 @state_option
 @click.pass_context
-def ping(context: click.Context, peer: str, count: int, until_direct: bool, net: str, state: Path | None) -> int:
+def ping(context: click.Context, peer: str, count: int, until_direct: bool, net: str, state: Path | None) -> None:
     """Measure the round trip to a PEER, and say which way it goes."""
     if until_direct and context.get_parameter_source("count") is click.core.ParameterSource.DEFAULT:
         count = 10
@@ -154,29 +155,29 @@ def ping(context: click.Context, peer: str, count: int, until_direct: bool, net:
     for number in range(count):
         if number:
             time.sleep(PING_INTERVAL_S)
-        path, failure = _ping_once(ask, peer, net)
-        if failure and count == 1:
-            raise failure
-        answered = answered or failure is None
+        path = _ping_once(ask, peer, net, last=number == count - 1 and not answered)
+        answered = answered or bool(path)
         if until_direct and path.startswith("direct"):
-            return 0
+            return
     if until_direct:
         raise ControlError(f"the path to {peer!a} is not direct", "see: pvpn status")
-    return 0 if answered else 1
 
 
-def _ping_once(ask: ControlClient, peer: str, net: str) -> tuple[str, ControlError | None]:
-    """The path of one ping, printed; a peer that doesn't answer is an error to go on from."""
+def _ping_once(ask: ControlClient, peer: str, net: str, *, last: bool) -> str:
+    """The path of one ping, printed; empty when it was lost. Unless it is the `last`, that is nothing to stop for."""
+    from proxy_vpn.daemon.client import Refused
     from proxy_vpn.daemon.status import milliseconds, printable
 
     try:
         reply = ask.ping(peer, net)
-    except ControlError as error:
-        click.echo(str(error), err=True)
-        return "", error
+    except Refused as error:
+        if last or error.status not in LOST_PINGS:
+            raise
+        click.echo(f"pvpn: {error}", err=True)
+        return ""
     where = f"{printable(reply.peer)} ({printable(reply.network)})"
     click.echo(f"pong from {where} via {printable(reply.path)} in {milliseconds(reply.rtt_ms)}")
-    return reply.path, None
+    return reply.path
 
 
 def _announce(spec: str) -> None:

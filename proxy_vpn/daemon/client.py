@@ -25,6 +25,14 @@ MAX_LINE_BYTES: Final = 64 * 1024
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
+class Refused(ControlError):
+    """The running process said no; `status` is the kind of its ErrorReply."""
+
+    def __init__(self, what: str, hint: str, status: str) -> None:
+        super().__init__(what, hint)
+        self.status = status
+
+
 class ControlClient:
     """Requests to the process that listens at `path`; each raises ControlError, or UsageError for what was asked."""
 
@@ -177,7 +185,9 @@ def _error(data: bytes, status: int) -> PvpnError:
         reply = msgspec.json.decode(data, type=messages.ErrorReply)
     except (ValueError, RecursionError):
         return ControlError(f"the running pvpn answered {status}", "restart it")
-    return (UsageError if reply.status == "usage" else ControlError)(reply.error, reply.hint)
+    if reply.status == "usage":
+        return UsageError(reply.error, reply.hint)
+    return Refused(reply.error, reply.hint, reply.status)
 
 
 def _of_network(path: str, net: str) -> str:

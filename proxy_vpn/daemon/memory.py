@@ -20,11 +20,11 @@ def recall(mesh: Mesh, state: NetworkState) -> None:
     """Give a new mesh what earlier runs knew: the peers' last addresses are tried first."""
     memory = state.load()
     mesh.roster.pins.update(memory.pins)
-    mesh.prober.remember_seen(_read(state.path / _REPLAYS, dict[bytes, float]) or {})
+    mesh.seeker.prober.remember_seen(_read(state.path / _REPLAYS, dict[bytes, float]) or {})
     for known in memory.peers:
         peer = mesh.roster.load(known.id, known.name, list(known.addresses), known.last_seen)
         for address in peer.addresses:
-            mesh.found(address, Source.MEMORY, identity=peer.identity)
+            mesh.seeker.found(address, Source.MEMORY, identity=peer.identity)
     mesh.roster.changed = False
 
 
@@ -38,7 +38,7 @@ def remember(mesh: Mesh, state: NetworkState) -> None:
             if peer.last_seen
         )
         state.save(NetworkMemory(peers=peers, pins=dict(mesh.roster.pins)).bounded())
-    files.write_atomic(state.path / _REPLAYS, msgspec.msgpack.encode(mesh.prober.seen()))
+    files.write_atomic(state.path / _REPLAYS, msgspec.msgpack.encode(mesh.seeker.prober.seen()))
 
 
 def recall_dht(directory: Path) -> dict[str, Any]:

@@ -172,7 +172,7 @@ class Node:
             return Urgency.NONE_LIVE if not live else Urgency.ALL_KNOWN if live >= known else Urgency.SOME_LIVE
 
         def on_peer(address: Address, source: Address) -> None:
-            mesh.found(address, Source.DHT, scope=source.scope)
+            mesh.seeker.found(address, Source.DHT, scope=source.scope)
 
         return dht.rendezvous(mesh.key.dht_topics, self._external_port, on_peer, urgency)
 
@@ -241,7 +241,7 @@ class Node:
         for target in self.settings.peers:
             for address in await _resolve(target):
                 for mesh in self.meshes:
-                    mesh.found(address, Source.USER)
+                    mesh.seeker.found(address, Source.USER)
 
     def _local_addresses(self) -> list[Address]:
         status = self.dht.status() if self.dht else None

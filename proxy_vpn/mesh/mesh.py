@@ -10,44 +10,35 @@ if that answers, two machines carry one identity, and the newcomer is refused.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from proxy_vpn import __version__
 from proxy_vpn.addresses import Address, Scope, Target
-from proxy_vpn.errors import FlowError, Status, WireError
+from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.keys import Identity, NetworkKey
-from proxy_vpn.mesh import pex
-from proxy_vpn.mesh.admission import CookieJar
-from proxy_vpn.mesh.candidates import CandidateBook, Source
-from proxy_vpn.mesh.dialer import Dial, Dialer
+from proxy_vpn.mesh.candidates import Source
+from proxy_vpn.mesh.exchange import Exchange
 from proxy_vpn.mesh.flow import PEER_GROWTH_LIMIT_BYTES, Budget, Flow, UdpFlow
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import PathMonitor
-from proxy_vpn.mesh.prober import Prober, Sent
 from proxy_vpn.mesh.roster import Peer, Roster
+from proxy_vpn.mesh.seeker import Seeker
 from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import EngineFactory
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.membership import Initiator, Responder
-from proxy_vpn.wire.messages import Peers, Welcome
-from proxy_vpn.wire.probe import BOOT_BYTES, PROBE_SIZES_BYTES, SMALL_PROBE_BYTES, Pong
+from proxy_vpn.wire.messages import Welcome
+from proxy_vpn.wire.probe import BOOT_BYTES
 from proxy_vpn.wire.seal import HINT_BYTES, SealKey
 
 TICK_S = 0.25
-HIGHER_ID_WAITS_S = 1.0
-REDIAL_PAUSE_S = 0.5
-REDIAL_PAUSE_LIMIT_S = 30.0
 BOOT_CHECK_S = 1.0
 OFFLINE_WAIT_S = 5.0
 RETIRE_S = 10.0
-RECORD_EVERY_S = 20 * 60.0
-DIAL_LIFE_S = 8.0
-DIALS_LIMIT = 64
 OBSERVED_LIMIT = 8
 
 
@@ -84,53 +75,40 @@ class Mesh:
         self.identity = identity
         self.name = name
         self.roster = Roster(key.name)
-        self.book = CandidateBook()
         self.boot = world.entropy(BOOT_BYTES)
         self.clock_offset_s: float | None = None
         self._world = world
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        cookies = CookieJar(world.entropy(32))
-        self.prober = Prober(
+        self.seeker = Seeker(
             key,
             identity.id,
             self.boot,
-            keyring=world.keyring,
-            cookies=cookies,
-            handler=self,
-            send=world.demux.send,
-            entropy=world.entropy,
-            now=self._loop.time,
-            unix_time=world.unix_time,
-        )
-        self._dialer = Dialer(
-            key,
-            identity.id,
+            self,
             demux=world.demux,
             keyring=world.keyring,
-            cookies=cookies,
             engine=world.engine,
-            maker=self,
             entropy=world.entropy,
-            now=self._loop.time,
+            unix_time=world.unix_time,
+        )
+        self._exchange = Exchange(
+            key,
+            identity,
+            name,
+            self.roster,
+            own_addresses=self.own_addresses,
+            on_address=lambda device, address: self.seeker.found(address, Source.EXCHANGE, identity=device),
+            sessions=lambda: self._sessions,
+            unix_time=world.unix_time,
         )
         self._sessions: set[Session] = set()
-        self._dials: dict[bytes, Dial] = {}
-        self._pauses: dict[bytes, tuple[float, float]] = {}
         self._boot_checks: dict[bytes, asyncio.TimerHandle] = {}
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._observed: dict[Address, None] = {}
-        self._record_at = 0.0
         self._ticker = self._loop.call_soon(self._tick)
-        self._closing = False
         self._started_at = self._loop.time()
 
     # --- what the node and the doors ask for -------------------------------------------------------------------
-
-    def found(self, address: Address, source: Source, scope: Scope = Scope.LOOPBACK, identity: bytes = b"") -> None:
-        """A peer may be there."""
-        if self.book.add(address, self._loop.time(), identity=identity, source=source, scope=scope):
-            self._probe_candidates()
 
     def any_peer_live(self) -> bool:
         return any(session.state is State.LIVE for session in self._sessions)
@@ -144,9 +122,7 @@ class Mesh:
         session = self._usable(peer)
         if session is not None:
             return session
-        self.book.retry(peer.identity, self._loop.time())
-        self._pauses.pop(peer.identity, None)
-        self._probe_candidates()
+        self.seeker.want(peer.identity)
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.setdefault(peer.identity, []).append(waiter)
         try:
@@ -194,7 +170,7 @@ class Mesh:
 
     async def close(self) -> None:
         """Say goodbye to every peer and wait for their flows (2 s)."""
-        self._closing = True
+        self.seeker.stopped = True
         self._ticker.cancel()
         for handle in self._boot_checks.values():
             handle.cancel()
@@ -206,97 +182,45 @@ class Mesh:
         """Where other members may reach us: our interfaces, and what peers saw us as."""
         return list(dict.fromkeys([*self._observed, *self._world.local_addresses()]))
 
-    def external_address(self, address: Address) -> None:
-        """We are seen under this address."""
-        self._observed.pop(address, None)
-        self._observed[address] = None
-        while len(self._observed) > OBSERVED_LIMIT:
-            self._observed.pop(next(iter(self._observed)))
-
-    # --- probes -------------------------------------------------------------------------------------------------
+    # --- time and the search ------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(TICK_S, self._tick)
-        now = self._loop.time()
-        self.prober.expire()
-        self._probe_candidates()
-        for identity, dial in tuple(self._dials.items()):
-            self._advance(dial)
-            if dial.session is None and now - dial.started > DIAL_LIFE_S:
-                del self._dials[identity]
+        self.seeker.tick()
         for session in tuple(self._sessions):
             self._watch(session)
-        if now >= self._record_at:
-            self._record_at = now + RECORD_EVERY_S
-            self._spread([self._own_record()])
+        self._exchange.tick(self._loop.time())
 
     def _watch(self, session: Session) -> None:
         session.link.update_keys_if_due()
         if session.paths is not None and not session.paths.tick(session.heard_at, session.flows > 0):
             session.close("no answer any more")
 
-    def _probe_candidates(self) -> None:
-        now = self._loop.time()
-        live = {s.paths.current.remote for s in self._sessions if s.paths is not None}
-        for candidate in self.book.due(now):
-            peer = self.roster.get(candidate.identity) if candidate.identity else None
-            if candidate.address in live or (peer is not None and self._usable(peer) is not None):
-                continue
-            self.prober.probe(Path("", 0, candidate.address), candidate.identity, SMALL_PROBE_BYTES)
+    def live_session(self, identity: bytes) -> Session | None:
+        """The session that takes new flows to this device."""
+        peer = self.roster.get(identity)
+        return None if peer is None else self._usable(peer)
 
-    def probe_received(self, sender: bytes, boot: bytes, path: Path) -> None:
-        """A member asks whether we are here: so it is there."""
-        peer = self.roster.get(sender)
-        session = self._usable(peer) if peer is not None else None
-        if peer is not None and session is not None:
-            if session.member is not None and session.member.boot != boot:
-                self._check_boot(peer)
-            return
-        self.book.add(path.remote, self._loop.time(), identity=sender, source=Source.PROBE)
-        self._probe_candidates()
+    def live_addresses(self) -> set[Address]:
+        """Where the peers of our sessions are."""
+        return {session.paths.current.remote for session in self._sessions if session.paths is not None}
 
-    def pong_received(self, sent: Sent, pong: Pong, path: Path, rtt_s: float) -> None:
-        """A member answered a probe."""
-        if pong.responder == self.identity.id:
-            self.book.own_address(sent.path.remote)
-            return
-        if pong.observed.scope is not Scope.LOOPBACK:
-            self.external_address(pong.observed)
-        dial = self._dials.get(pong.responder)
-        if dial is not None and sent.size_bytes in PROBE_SIZES_BYTES:
-            dial.measured(sent, pong, path)
-            self._advance(dial)
-            return
-        peer = self.roster.get(pong.responder)
-        session = self._usable(peer) if peer is not None else None
-        if peer is not None and session is not None and session.member is not None:
-            if session.member.boot != pong.boot:
-                self._check_boot(peer)
-            elif session.paths is not None:
-                session.paths.add([path])
-                return
-        if dial is None and sent.size_bytes == SMALL_PROBE_BYTES:
-            self._start_dial(pong.responder, path, rtt_s)
+    def boot_seen(self, identity: bytes, boot: bytes) -> bool:
+        """A live peer showed this boot nonce; an unknown one has it checked."""
+        peer, session = self.roster.get(identity), self.live_session(identity)
+        if peer is None or session is None or session.member is None or session.member.boot == boot:
+            return True
+        self._check_boot(peer)
+        return False
 
-    def _start_dial(self, identity: bytes, path: Path, rtt_s: float) -> None:
-        now = self._loop.time()
-        if now < self._pauses.get(identity, (0.0, 0.0))[0] or len(self._dials) >= DIALS_LIMIT or self._closing:
+    def observed_as(self, address: Address) -> None:
+        """Somebody sees us under this address: other members may reach us there."""
+        if address.scope is Scope.LOOPBACK:
             return
-        self._dials[identity] = Dial(identity, path, now, rtt_s)
-        for size in PROBE_SIZES_BYTES:
-            self.prober.probe(path, identity, size)
-
-    def _advance(self, dial: Dial) -> None:
-        now = self._loop.time()
-        if dial.session is not None or not dial.ready(now):
-            return
-        if self.identity.id > dial.identity and now - dial.started < HIGHER_ID_WAITS_S:
-            return
-        peer = self.roster.get(dial.identity)
-        if peer is not None and self._usable(peer) is not None and dial.identity not in self._boot_checks:
-            del self._dials[dial.identity]
-            return
-        self._dialer.connect(dial)
+        self._observed.pop(address, None)
+        self._observed[address] = None
+        while len(self._observed) > OBSERVED_LIMIT:
+            self._observed.pop(next(iter(self._observed)))
 
     def clock_differs(self, sender: bytes, difference_s: float) -> None:
         """A member's clock is far from ours."""
@@ -304,6 +228,10 @@ class Mesh:
             hours = difference_s / 3600
             self._observer.warning(f"a member's clock differs from this machine's by {hours:+.1f} hours - set both")
         self.clock_offset_s = difference_s
+
+    def peers_received(self, session: Session, records: list[bytes]) -> None:
+        """Peer exchange from a peer."""
+        self._exchange.receive(session, records)
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
@@ -331,7 +259,7 @@ class Mesh:
         return session
 
     def _admit(self, identity: bytes, boot: bytes) -> bool:
-        return self._dialer.admission.identities.allow(identity, self._loop.time())
+        return self.seeker.dialer.admission.identities.allow(identity, self._loop.time())
 
     def session_live(self, session: Session) -> None:
         """AUTH is done on both sides and the peer has introduced itself."""
@@ -339,8 +267,7 @@ class Mesh:
         member = session.member
         peer = self.roster.meet(member.identity, session.theirs.name)
         session.peer_name = peer.name
-        self._dials.pop(member.identity, None)
-        self._pauses.pop(member.identity, None)
+        self.seeker.met(member.identity)
         own_key, own_index = session.path_secret
         session.paths = PathMonitor(
             session.link.path,
@@ -378,8 +305,7 @@ class Mesh:
             if not waiter.done():
                 waiter.set_result(None)
         self._observer.peer_live(peer, session, self._loop.time() - max(peer.lost_at, self._started_at))
-        records = [p.record for p in self.roster if p.record and p is not peer]
-        self._send_records(session, [self._own_record(), *records])
+        self._exchange.greet(session, peer)
 
     def _initiator_of(self, session: Session, peer: Peer) -> bytes:
         return self.identity.id if session.initiator else peer.identity
@@ -424,12 +350,7 @@ class Mesh:
     def session_closed(self, session: Session, reason: str) -> None:
         """A session ended, live or not."""
         self._sessions.discard(session)
-        now = self._loop.time()
-        for identity, dial in tuple(self._dials.items()):
-            if dial.session is session:
-                del self._dials[identity]
-                pause = min(REDIAL_PAUSE_LIMIT_S, 2 * self._pauses.get(identity, (0.0, REDIAL_PAUSE_S / 2))[1])
-                self._pauses[identity] = (now + pause, pause)
+        self.seeker.session_closed(session)
         peer = self.roster.get(session.member.identity) if session.member else None
         if peer is None or session not in peer.sessions:
             return
@@ -439,11 +360,11 @@ class Mesh:
         peer.sessions.remove(session)
         peer.last_seen = self._world.unix_time()
         if was_first and not peer.sessions:
-            peer.since, peer.lost_at = peer.last_seen, now
+            peer.since, peer.lost_at = peer.last_seen, self._loop.time()
             self._observer.peer_lost(peer, reason)
             for address in peer.addresses:
-                self.book.add(address, now, identity=peer.identity, source=Source.MEMORY)
-            self.book.retry(peer.identity, now)
+                self.seeker.found(address, Source.MEMORY, identity=peer.identity)
+            self.seeker.want(peer.identity)
         elif was_first:
             follower = peer.sessions.pop(0)
             self._take(peer, follower)
@@ -464,35 +385,3 @@ class Mesh:
     def _usable(self, peer: Peer) -> Session | None:
         session = peer.session
         return session if session is not None and session.state is State.LIVE else None
-
-    # --- peer exchange ------------------------------------------------------------------------------------------
-
-    def _own_record(self) -> bytes:
-        return pex.make_record(self.key, self.identity, self.name, self.own_addresses(), self._world.unix_time())
-
-    def _send_records(self, session: Session, records: Sequence[bytes]) -> None:
-        for start in range(0, len(records), pex.RECORDS_PER_MESSAGE):
-            session.send_control(Peers(list(records[start : start + pex.RECORDS_PER_MESSAGE])))
-
-    def _spread(self, records: Sequence[bytes], but: Session | None = None) -> None:
-        for session in tuple(self._sessions):
-            if session.state is State.LIVE and session is not but:
-                self._send_records(session, records)
-
-    def peers_received(self, session: Session, records: list[bytes]) -> None:
-        """Peer exchange: what members say of themselves, perhaps through others."""
-        news = []
-        for data in records[: pex.RECORDS_PER_MESSAGE]:
-            with contextlib.suppress(WireError):
-                record, addresses = pex.read_record(self.key, data, self._world.unix_time())
-                if record.identity == self.identity.id:
-                    continue
-                peer = self.roster.meet(record.identity, record.name)
-                if not pex.newer(data, peer.record):
-                    continue
-                peer.record = data
-                news.append(data)
-                for address in addresses:
-                    self.found(address, Source.EXCHANGE, identity=record.identity)
-        if news:
-            self._spread(news, but=session)

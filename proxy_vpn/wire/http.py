@@ -61,6 +61,7 @@ _HOP_BY_HOP = frozenset(
 )
 _ABSOLUTE = re.compile(rb"(?i:http)://([^/?#]+)([^#]*)")
 _AUTHORITY = re.compile(rb"(?:\[([^]]*)\]|([^:\[\]]*))(?::([0-9]{1,5}))?")
+_ANSWER_START = b"HTTP/"
 _USE_AS_PROXY = "this is a proxy: give it to a program as one, as in curl -x http://HOST:PORT http://peer-b/"
 
 _Headers = list[tuple[bytes, bytes]]
@@ -93,6 +94,8 @@ class HttpFront:
 
     def receive(self, data: bytes) -> HttpRequest | None:
         """Take `data`; the request once its head is complete. Raises HttpRefused: send `refusal` of it and close."""
+        if not data:
+            return None
         try:
             self._http.receive_data(data)
             event = self._http.next_event()
@@ -162,6 +165,7 @@ class HttpExchange:
         self._server = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._head = self._server.send(request) or b""
         self._is_head = request.method == b"HEAD"
+        self._answer_start = b""
         self.answered = False
 
     @property
@@ -194,6 +198,10 @@ class HttpExchange:
         """The server's bytes -> downstream bytes; b"" for data says that it ended its direction."""
         if self.downstream_ended:
             return b""
+        # A server that greets first (ssh, smtp) would otherwise be waited for until it hangs up.
+        self._answer_start += data[: len(_ANSWER_START) - len(self._answer_start)]
+        if not _ANSWER_START.startswith(self._answer_start):
+            raise WireError("the server's answer is not HTTP", "is this the right port?")
         try:
             self._server.receive_data(data)
             return b"".join(self._answer_events())

@@ -1,0 +1,83 @@
+"""Peer exchange as it runs: what we tell every peer, what we believe of what they tell, and what we pass on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from proxy_vpn.addresses import Address
+from proxy_vpn.errors import WireError
+from proxy_vpn.keys import Identity, NetworkKey
+from proxy_vpn.mesh import pex
+from proxy_vpn.mesh.roster import Peer, Roster
+from proxy_vpn.mesh.session import Session, State
+from proxy_vpn.wire.messages import Peers
+
+RECORD_EVERY_S = 20 * 60.0
+
+
+class Exchange:
+    """Peer exchange of one network; `on_address` hears where a peer says it is."""
+
+    def __init__(
+        self,
+        key: NetworkKey,
+        identity: Identity,
+        name: str,
+        roster: Roster,
+        *,
+        own_addresses: Callable[[], list[Address]],
+        on_address: Callable[[bytes, Address], None],
+        sessions: Callable[[], Iterable[Session]],
+        unix_time: Callable[[], float],
+    ) -> None:
+        self._key = key
+        self._identity = identity
+        self._name = name
+        self._roster = roster
+        self._own_addresses = own_addresses
+        self._on_address = on_address
+        self._sessions = sessions
+        self._unix_time = unix_time
+        self._due = 0.0
+
+    def tick(self, now: float) -> None:
+        """Tell everybody anew before our record expires."""
+        if now >= self._due:
+            self._due = now + RECORD_EVERY_S
+            self._spread([self._own_record()])
+
+    def greet(self, session: Session, peer: Peer) -> None:
+        """A peer became live: tell it of us and of everybody we know."""
+        known = [other.record for other in self._roster if other.record and other is not peer]
+        self._send(session, [self._own_record(), *known])
+
+    def receive(self, session: Session, records: list[bytes]) -> None:
+        """Records from a peer: the valid and newer ones are believed and passed on."""
+        news = []
+        for data in records[: pex.RECORDS_PER_MESSAGE]:
+            with suppress(WireError):
+                record, addresses = pex.read_record(self._key, data, self._unix_time())
+                if record.identity == self._identity.id:
+                    continue
+                peer = self._roster.meet(record.identity, record.name)
+                if not pex.newer(data, peer.record):
+                    continue
+                peer.record = data
+                news.append(data)
+                for address in addresses:
+                    self._on_address(record.identity, address)
+        if news:
+            self._spread(news, but=session)
+
+    def _own_record(self) -> bytes:
+        return pex.make_record(self._key, self._identity, self._name, self._own_addresses(), self._unix_time())
+
+    def _send(self, session: Session, records: Sequence[bytes]) -> None:
+        for start in range(0, len(records), pex.RECORDS_PER_MESSAGE):
+            session.send_control(Peers(list(records[start : start + pex.RECORDS_PER_MESSAGE])))
+
+    def _spread(self, records: Sequence[bytes], but: Session | None = None) -> None:
+        for session in tuple(self._sessions()):
+            if session.state is State.LIVE and session is not but:
+                self._send(session, records)

@@ -1,0 +1,192 @@
+"""The search for peers: which candidates are probed, which answers lead to a connection, and who dials.
+
+    candidate --probe--> pong --Dial--> sizes measured --handshake--> a session
+                                  \\__ nobody there, refused: a pause, then again
+
+Of two devices that find each other at once the one with the lower id dials; the other waits a second first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy_vpn.addresses import Address, Scope
+from proxy_vpn.keys import NetworkKey
+from proxy_vpn.mesh.admission import CookieJar
+from proxy_vpn.mesh.candidates import CandidateBook, Source
+from proxy_vpn.mesh.dialer import Dial, Dialer, SessionMaker
+from proxy_vpn.mesh.keyring import Keyring
+from proxy_vpn.mesh.prober import Prober, Sent
+from proxy_vpn.mesh.session import Session
+from proxy_vpn.net.demux import Demultiplexer
+from proxy_vpn.net.engine import EngineFactory
+from proxy_vpn.net.udp import Path
+from proxy_vpn.wire.probe import PROBE_SIZES_BYTES, SMALL_PROBE_BYTES, Pong
+
+HIGHER_ID_WAITS_S = 1.0
+REDIAL_PAUSE_S = 0.5
+REDIAL_PAUSE_LIMIT_S = 30.0
+DIAL_LIFE_S = 8.0
+DIALS_LIMIT = 64
+
+
+class SeekerOwner(SessionMaker, Protocol):
+    """What the search asks of the mesh, and tells it."""
+
+    def live_session(self, identity: bytes) -> Session | None: ...
+
+    def any_peer_live(self) -> bool: ...
+
+    def live_addresses(self) -> set[Address]: ...
+
+    def boot_seen(self, identity: bytes, boot: bytes) -> bool:
+        """A live peer showed this boot nonce; False if it is not the one we know."""
+
+    def observed_as(self, address: Address) -> None: ...
+
+    def clock_differs(self, sender: bytes, difference_s: float) -> None: ...
+
+
+class Seeker:
+    """Finds and dials the peers of one network; driven by `tick`."""
+
+    def __init__(
+        self,
+        key: NetworkKey,
+        identity: bytes,
+        boot: bytes,
+        owner: SeekerOwner,
+        *,
+        demux: Demultiplexer,
+        keyring: Keyring,
+        engine: EngineFactory,
+        entropy: Callable[[int], bytes],
+        unix_time: Callable[[], float],
+    ) -> None:
+        self.book = CandidateBook()
+        self._identity = identity
+        self._owner = owner
+        self._now = asyncio.get_running_loop().time
+        cookies = CookieJar(entropy(32))
+        self.prober = Prober(
+            key,
+            identity,
+            boot,
+            keyring=keyring,
+            cookies=cookies,
+            handler=self,
+            send=demux.send,
+            entropy=entropy,
+            now=self._now,
+            unix_time=unix_time,
+        )
+        self.dialer = Dialer(
+            key,
+            identity,
+            demux=demux,
+            keyring=keyring,
+            cookies=cookies,
+            engine=engine,
+            maker=owner,
+            entropy=entropy,
+            now=self._now,
+        )
+        self._dials: dict[bytes, Dial] = {}
+        self._pauses: dict[bytes, tuple[float, float]] = {}
+        self.stopped = False
+
+    def found(self, address: Address, source: Source, scope: Scope = Scope.LOOPBACK, identity: bytes = b"") -> None:
+        """A peer may be there."""
+        if self.book.add(address, self._now(), identity=identity, source=source, scope=scope):
+            self._probe_candidates()
+
+    def want(self, identity: bytes) -> None:
+        """Somebody waits for this peer: try all its addresses at once."""
+        self.book.retry(identity, self._now())
+        self._pauses.pop(identity, None)
+        self._probe_candidates()
+
+    def tick(self) -> None:
+        """What is due: probes, dials whose sizes are measured, memories to lose."""
+        now = self._now()
+        self.prober.expire()
+        self._probe_candidates()
+        for identity, dial in tuple(self._dials.items()):
+            self._advance(dial)
+            if dial.session is None and now - dial.started > DIAL_LIFE_S:
+                self._dials.pop(identity, None)
+
+    def met(self, identity: bytes) -> None:
+        """The peer is live: no dial and no pause any more."""
+        self._dials.pop(identity, None)
+        self._pauses.pop(identity, None)
+
+    def session_closed(self, session: Session) -> None:
+        """A connection ended; if it was a dial's, the next one waits a little longer."""
+        for identity, dial in tuple(self._dials.items()):
+            if dial.session is session:
+                del self._dials[identity]
+                pause = min(REDIAL_PAUSE_LIMIT_S, 2 * self._pauses.get(identity, (0.0, REDIAL_PAUSE_S / 2))[1])
+                self._pauses[identity] = (self._now() + pause, pause)
+
+    # --- ProbeHandler -------------------------------------------------------------------------------------------
+
+    def any_peer_live(self) -> bool:
+        return self._owner.any_peer_live()
+
+    def clock_differs(self, sender: bytes, difference_s: float) -> None:
+        self._owner.clock_differs(sender, difference_s)
+
+    def probe_received(self, sender: bytes, boot: bytes, path: Path) -> None:
+        """A member asks whether we are here: so it is there."""
+        if self._owner.live_session(sender) is not None:
+            self._owner.boot_seen(sender, boot)
+        else:
+            self.found(path.remote, Source.PROBE, identity=sender)
+
+    def pong_received(self, sent: Sent, pong: Pong, path: Path, rtt_s: float) -> None:
+        """A member answered a probe."""
+        if pong.responder == self._identity:
+            self.book.own_address(sent.path.remote)
+            return
+        self._owner.observed_as(pong.observed)
+        dial = self._dials.get(pong.responder)
+        if dial is not None and sent.size_bytes in PROBE_SIZES_BYTES:
+            dial.measured(sent, pong, path)
+            self._advance(dial)
+            return
+        session = self._owner.live_session(pong.responder)
+        if session is not None and self._owner.boot_seen(pong.responder, pong.boot):
+            if session.paths is not None:
+                session.paths.add([path])
+        elif dial is None and sent.size_bytes == SMALL_PROBE_BYTES:
+            self._start_dial(pong.responder, path, rtt_s)
+
+    # --- dialling -----------------------------------------------------------------------------------------------
+
+    def _probe_candidates(self) -> None:
+        if self.stopped:
+            return
+        live = self._owner.live_addresses()
+        for candidate in self.book.due(self._now()):
+            known = candidate.identity and self._owner.live_session(candidate.identity) is not None
+            if not known and candidate.address not in live:
+                self.prober.probe(Path("", 0, candidate.address), candidate.identity, SMALL_PROBE_BYTES)
+
+    def _start_dial(self, identity: bytes, path: Path, rtt_s: float) -> None:
+        now = self._now()
+        if self.stopped or len(self._dials) >= DIALS_LIMIT or now < self._pauses.get(identity, (0.0, 0.0))[0]:
+            return
+        self._dials[identity] = Dial(identity, path, now, rtt_s)
+        for size in PROBE_SIZES_BYTES:
+            self.prober.probe(path, identity, size)
+
+    def _advance(self, dial: Dial) -> None:
+        now = self._now()
+        if dial.session is not None or not dial.ready(now):
+            return
+        if self._identity > dial.identity and now - dial.started < HIGHER_ID_WAITS_S:
+            return
+        self.dialer.connect(dial)
