@@ -14,6 +14,8 @@ from proxy_vpn.errors import UsageError, WireError
 NAME_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 RESERVED_NAMES = frozenset({"localhost", "wpad", "isatap", "pvpn"})
 NETWORK_SUFFIX = ".pvpn"
+_PORT_DIGITS = 5
+_HOST_PATTERN = re.compile(r"[!-~]{1,255}")
 
 
 class Scope(IntEnum):
@@ -73,7 +75,11 @@ class Address(NamedTuple):
         """From `192.0.2.1:6881` or `[2001:db8::1]:6881`; raises UsageError."""
         host, port = split_host_port(text)
         try:
-            return cls(str(ip_address(host)), port)
+            ip = ip_address(host)
+            if "%" in host:
+                raise ValueError("a zone means something on one machine only")
+            mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+            return cls(str(mapped or ip), port)
         except ValueError:
             raise UsageError(
                 f"{text!r} is not an IP address and port", "write 192.0.2.1:41641 or [::1]:41641"
@@ -134,14 +140,14 @@ class ForwardSpec:
 
 
 def _target_host(host: str, bad: UsageError) -> str:
-    if not host:
+    if _HOST_PATTERN.fullmatch(host) is None or set(host) & set("[]:"):
         raise bad
     return host.lower()
 
 
 def parse_port(text: str, lowest: int = 1) -> int:
     """A port number from text; raises UsageError."""
-    if not (text.isascii() and text.isdigit() and lowest <= int(text) <= 65535):
+    if not (len(text) <= _PORT_DIGITS and text.isascii() and text.isdigit() and lowest <= int(text) <= 65535):
         raise UsageError(f"{text!r} is not a port", f"ports go from {lowest} to 65535")
     return int(text)
 
@@ -150,7 +156,7 @@ def split_host_port(text: str, lowest_port: int = 1) -> tuple[str, int]:
     """`host:port` or `[v6]:port` to its parts; raises UsageError."""
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or (":" in host and not bracketed):
+    if not colon or _HOST_PATTERN.fullmatch(host) is None or (":" in host and not bracketed):
         raise UsageError(f"{text!r} is not HOST:PORT", "write peer-b:22 or [::1]:22")
     return (host[1:-1] if bracketed else host), parse_port(port, lowest_port)
 

@@ -20,6 +20,7 @@ ExposeMode = Literal["default", "none", "all"]
 
 MAX_NAME_CHARS: Final = 32
 MAX_NETWORKS: Final = 64
+MAX_PORT_CHARS: Final = 5
 FALLBACK_NAME: Final = "peer"
 
 DHT_ROUTERS: Final = (
@@ -118,7 +119,7 @@ def default_name(host_name: str, fallback: str = FALLBACK_NAME) -> str:
 
 def parse_proxy(text: str) -> Target:
     """Where a proxy listens: `1080`, `127.0.0.1:1080` or `[::1]:0`; loopback unless said otherwise."""
-    if text.isdecimal():
+    if _is_port(text):
         return Target("127.0.0.1", parse_port(text, lowest=0))
     address = _numeric(text, "write 1080 or 127.0.0.1:1080")
     return Target(address.ip, address.port)
@@ -126,17 +127,23 @@ def parse_proxy(text: str) -> Target:
 
 def parse_listen(text: str) -> tuple[Address, ...]:
     """UDP endpoints: `41641` is every IPv4 and IPv6 address, `192.0.2.1:41641` or `[::1]:0` that one."""
-    if text.isdecimal():
+    if _is_port(text):
         port = parse_port(text, lowest=0)
         return Address("0.0.0.0", port), Address("::", port)
     return (_numeric(text, "write 41641, 192.0.2.1:41641 or [::1]:41641"),)
 
 
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and len(text) <= MAX_PORT_CHARS
+
+
 def _numeric(text: str, hint: str) -> Address:
     try:
         host, port = split_host_port(text, lowest_port=0)
-        return Address(str(ip_address(host)), port)
-    except (UsageError, ValueError):
+        address = Address(str(ip_address(host)), port)
+        address.packed()  # refuses a zone, which an Address has no room for
+        return address
+    except (UsageError, ValueError, OSError):
         raise UsageError(f"{text!a} is not an address to listen at", hint) from None
 
 
@@ -145,7 +152,7 @@ def _port_range(part: str, text: str) -> range:
     try:
         low = parse_port(first)
         high = parse_port(last) if dash else low
-    except UsageError:
+    except (UsageError, ValueError):
         low, high = 1, 0
     if low > high:
         raise UsageError(f"{text!a} can't be exposed", "write none, all, default, 8000 or 8000,9000-9010")

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The interpreter flushes stdout once more at its end: let that succeed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
-    except Exception as error:
+    except Exception as error:  # the edge: a fault of ours is still one line for whoever typed the command
         if os.environ.get("PVPN_DEBUG"):
             raise
         return _fail(f"internal error: {type(error).__name__}: {str(error)!a} - PVPN_DEBUG=1 shows where", EXIT_FAILURE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +47,6 @@ def in_network(host: str, net: str) -> str:
 
 def coloured() -> bool:
     """Whether stdout is a terminal that wants colours."""
-    import os
-
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

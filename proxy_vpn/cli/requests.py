@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +49,7 @@ def forward(spec: str | None, background: bool, listing: bool, remove: bool, net
         return
     if spec is None:
         raise UsageError("no forward given", "write for example: pvpn forward 2222:peer-b:22")
-    parsed = ForwardSpec.parse(spec)
-    parsed = replace(parsed, target=Target(in_network(parsed.target.host, net), parsed.target.port))
+    parsed = _meant(ForwardSpec.parse(spec), net)
     if remove:
         ask.remove_forward(str(parsed))
     elif background:
@@ -180,6 +182,12 @@ def _ping_once(ask: ControlClient, peer: str, net: str, *, last: bool) -> str:
     return reply.path
 
 
+def _meant(spec: ForwardSpec, net: str) -> ForwardSpec:
+    """The forward as the process must understand it: paths from this directory, names in that network."""
+    path = os.path.abspath(spec.path) if spec.path else ""
+    return replace(spec, path=path, target=Target(in_network(spec.target.host, net), spec.target.port))
+
+
 def _announce(spec: str) -> None:
     parsed = ForwardSpec.parse(spec)
     where = f"unix:{parsed.path}" if parsed.path else str(Target(parsed.host, parsed.port))
@@ -188,12 +196,7 @@ def _announce(spec: str) -> None:
 
 def _hold(ask: ControlClient, spec: str) -> None:
     """Keep a forward until Ctrl-C, which is its ordinary end."""
-    import sys
-
-    with ask.hold_forward(spec) as held:
+    with ask.hold_forward(spec) as held, suppress(KeyboardInterrupt):
         _announce(held.spec)
         sys.stdout.flush()
-        try:
-            held.wait()
-        except KeyboardInterrupt:
-            return
+        held.wait()

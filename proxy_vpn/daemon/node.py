@@ -46,7 +46,7 @@ from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.session import Session
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.dht import Dht, RendezvousHandle, Urgency
-from proxy_vpn.net.engine import engine_factory
+from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.interfaces import reachable_addresses
 from proxy_vpn.net.udp import Path, UdpSocket
 
@@ -142,11 +142,11 @@ class Node:
         self.meshes.append(mesh)
         self._states[mesh] = state
         self._stack.push_async_callback(self._stop_mesh, mesh)
-        memory.recall(mesh, state)
+        memory.recall(mesh, state.load())
 
     async def _stop_mesh(self, mesh: Mesh) -> None:
         await mesh.close()
-        memory.remember(mesh, self._states[mesh])
+        self._states[mesh].save(memory.snapshot(mesh))
 
     def _start_dht(self) -> None:
         if not self.settings.dht:
@@ -157,7 +157,7 @@ class Node:
             bootstrap=[(target.host, target.port) for target in self.settings.dht_bootstrap],
             serve=self.settings.dht_serve,
             families=[address.family for address in self.demux.addresses],
-            state=memory.recall_dht(self.state.path),
+            state=self.state.load_dht(),
         )
         self.demux.on_krpc = dht.receive
         self._stack.push_async_callback(self._stop_dht, dht)
@@ -181,7 +181,7 @@ class Node:
         return external.port if external else self.demux.addresses[0].port
 
     async def _stop_dht(self, dht: Dht) -> None:
-        memory.remember_dht(self.state.path, dht.export_state())
+        self.state.save_dht(dht.export_state())
         await dht.close()
 
     async def _open_doors(self) -> None:
@@ -231,10 +231,14 @@ class Node:
                     await self._dirty.wait()
             await asyncio.sleep(SAVE_SOON_S)
             self._dirty.clear()
-            for mesh, state in self._states.items():
-                memory.remember(mesh, state)
-            if self.dht is not None:
-                memory.remember_dht(self.state.path, self.dht.export_state())
+            await self._save()
+
+    async def _save(self) -> None:
+        """Write what is known; in a thread, because it waits for the disk."""
+        for mesh, state in self._states.items():
+            await asyncio.to_thread(state.save, memory.snapshot(mesh))
+        if self.dht is not None:
+            await asyncio.to_thread(self.state.save_dht, self.dht.export_state())
 
     async def _look_for_user_peers(self) -> None:
         """What `--peer` names: resolved again and again, because names move."""

@@ -116,6 +116,5 @@ def greeting(node: Node) -> list[str]:
     lines += [f"proxy: socks5h://{where} and http://{where}" for where in node.proxies]
     lines += [f"forward: {forward.spec}" for forward in node.forwards()]
     if node.state.first_run:
-        lines.append(f"peers can reach: {render_expose(expose(node))} (change it with --expose)")
-        lines.append("note: what peers open does not pass this host's firewall")
+        lines.append(f"open {render_expose(expose(node))}; change it with --expose")
     return lines

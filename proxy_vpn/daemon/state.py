@@ -54,8 +54,8 @@ class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("not a peer's name")
         for address in self.addresses:
             ip_address(address.ip)
-            if not 0 < address.port <= 65535:
-                raise ValueError("not a port")
+            if "%" in address.ip or not 0 < address.port <= 65535:
+                raise ValueError("not an address")
 
 
 class NetworkMemory(msgspec.Struct, frozen=True, kw_only=True):

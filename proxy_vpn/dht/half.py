@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from proxy_vpn.addresses import Address
@@ -17,6 +17,7 @@ MAX_CACHED = 200
 MAX_BOOTSTRAP = 32
 MAX_CANDIDATES = 64
 MAX_CLOSEST = 8
+MISSES_MAX = 2
 ENOUGH_GOOD = 4
 BOOTSTRAP_FIRST_S = 10.0
 BOOTSTRAP_MAX_S = 300.0
@@ -128,6 +129,20 @@ class Half:
             self._closest[info_hash] = Closest(now, tuple(holders))
         if len(self._closest) > MAX_CLOSEST:
             self._closest.popitem(last=False)
+
+    def remember_poll(self, info_hash: bytes, holders: list[Holder], now: float) -> None:
+        """Keep the outcome of re-asking: who missed one poll stays, for datagrams get lost, who missed two goes."""
+        previous = self._closest.get(info_hash)
+        if previous is None or not self._online(now):
+            return
+        answered = {holder.contact.address: holder for holder in holders}
+        merged = [
+            answered.get(holder.contact.address) or replace(holder, token=None, missed=holder.missed + 1)
+            for holder in previous.holders
+        ]
+        kept = [holder for holder in merged if holder.missed < MISSES_MAX]
+        # When most are gone, the next search starts afresh.
+        self.remember_closest(info_hash, kept if len(answered) * 2 >= len(merged) else [], now)
 
     def closest(self, info_hash: bytes) -> Closest | None:
         """The latest outcome for this info_hash."""

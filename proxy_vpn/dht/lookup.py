@@ -58,10 +58,11 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A node that answered get_peers, and the token it gave for an announce."""
+    """A node that answered get_peers, and the token it gave for an announce; `missed`: polls unanswered since."""
 
     contact: Contact
     token: bytes | None
+    missed: int = 0
 
 
 class Shortlist(NodeHeap):  # type: ignore[misc]

@@ -131,7 +131,7 @@ class DhtNode:
         half, start = self.halves[family], None
         closest = half.closest(info_hash)
         if cheap and closest is not None:
-            start = [holder.contact for holder in closest.holders[:K]]
+            start = [holder.contact for holder in closest.holders]
         return self._begin(
             Lookup(
                 info_hash,
@@ -328,11 +328,8 @@ class DhtNode:
             if not lookup.for_peers:
                 continue
             half = self.halves[lookup.family]
-            holders: list[Holder] = lookup.holders(half.home_bits(now))
-            if not lookup.widen and len(holders) * 2 < lookup.asked:
-                # Most of the nodes polled are gone: the next search starts afresh.
-                holders = []
-            half.remember_closest(lookup.target, holders, now)
+            remember = half.remember_closest if lookup.widen else half.remember_poll
+            remember(lookup.target, lookup.holders(half.home_bits(now)), now)
             self._events.append(LookupDone(lookup.target, lookup.family, lookup.asked, lookup.answered))
 
     def _recall(self, saved: memory.Saved, now: float) -> None:

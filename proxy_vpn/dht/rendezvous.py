@@ -46,6 +46,7 @@ class Watch:
     fast_step: int = 0
     looked_at: float | None = None
     running: bool = False
+    announcing: bool = False
     announced_at: float | None = None
     stored: int | None = None
 
@@ -86,16 +87,18 @@ class Rendezvous:
         if watch is None:
             return
         if isinstance(event, Announced):
-            watch.stored = event.stored
+            watch.announcing, watch.stored = False, event.stored
             if not event.stored:
                 watch.announce_at = min(watch.announce_at, now + NOBODY_STORED_S)
             return
         watch.running = False
-        if port is not None and now >= watch.announce_at:
+        # Whatever made us look: as long as nobody holds our announce, any node found is told.
+        if port is not None and not watch.announcing and (now >= watch.announce_at or not watch.stored):
             told = self.node.announce(watch.info_hash, watch.family, port, now)
             pause = ANNOUNCE_S * (0.9 + 0.2 * self._random()) if told else NOBODY_STORED_S
             watch.announce_at = now + pause
             watch.announced_at = now if told else watch.announced_at
+            watch.announcing = told
 
     def next_timer(self, urgency: Urgency, port: int | None) -> float | None:
         """When `step` has something to begin."""

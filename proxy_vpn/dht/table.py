@@ -9,7 +9,8 @@ sends nothing: it returns the contact whose liveness should be checked, if any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from kademlia.node import Node
@@ -172,18 +173,23 @@ class Table(RoutingTable):  # type: ignore[misc]
 
     def closest(self, target: bytes, now: float, count: int = K) -> list[Contact]:
         """Up to `count` contacts near `target`, nearest first; bad ones only when there are no others."""
-        # The neighbours kademlia collects are near, not nearest: ask for more and keep the best.
-        found: list[Contact] = self.find_neighbors(Node(target), k=count * 4)
-        namesake = self.buckets[self.get_bucket_for(Node(target))].nodes.get(target)
-        if namesake is not None:
-            found.insert(0, namesake)
-        usable = [contact for contact in found if contact.state(now) is not State.BAD]
-        return (usable or found)[:count]
+        usable = [contact for contact in self if contact.state(now) is not State.BAD]
+        return self._nearest(target, usable or self, count)
+
+    def find_neighbors(self, node: Node, k: int | None = None, exclude: Node | None = None) -> list[Contact]:
+        # kademlia's walk ends at the first side that runs out of buckets, so it may find none in a full table.
+        others = (contact for contact in self if exclude is None or not contact.same_home_as(exclude))
+        return self._nearest(node.id, others, k or self.ksize)
 
     def stalest(self, now: float) -> Contact | None:
         """The contact that has not been heard or asked for the longest time, if it is no longer good."""
         tired = [contact for contact in self if contact.state(now) is not State.GOOD]
         return min(tired, key=_last_touch, default=None)
+
+    @staticmethod
+    def _nearest(target: bytes, contacts: Iterable[Contact], count: int) -> list[Contact]:
+        goal = Node(target)
+        return heapq.nsmallest(count, contacts, key=goal.distance_to)
 
     def _may_split(self, bucket: Bucket) -> bool:
         covers_us: bool = bucket.has_in_range(self.node)

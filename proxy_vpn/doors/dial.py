@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 
 from proxy_vpn.addresses import Address
@@ -34,9 +35,12 @@ def dial_error(what: object, error: OSError) -> FlowError:
     """The FlowError for `error`, met while dialling `what`."""
     if isinstance(error, TimeoutError) and error.errno is None:
         return FlowError(Status.TIMEOUT, f"{what} did not answer within {CONNECT_TIMEOUT_S:.0f} s")
-    # Several addresses that failed in different ways come as one error without a number.
-    status = _STATUS_OF_ERRNO.get(error.errno, Status.INTERNAL) if error.errno else Status.UNREACHABLE
-    return FlowError(status, f"{what}: {error.strerror or error}")
+    if not error.errno:  # several addresses that failed in different ways
+        return FlowError(Status.UNREACHABLE, f"{what} can't be reached: {error}")
+    status = _STATUS_OF_ERRNO.get(error.errno, Status.INTERNAL)
+    if status is Status.REFUSED:
+        return FlowError(status, f"nothing listens on {what} (connection refused)")
+    return FlowError(status, f"{what} can't be reached: {os.strerror(error.errno)}")
 
 
 async def dial(address: Address, source_ip: str = "") -> socket.socket:

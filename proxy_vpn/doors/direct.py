@@ -46,7 +46,7 @@ class Direct:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 infos = await self._resolve(target, socket.SOCK_DGRAM)
-            return UdpSocket.connect(Address(*infos[0][4][:2]))
+            return UdpSocket(Address(*infos[0][4][:2]))
         except OSError as error:
             raise dial_error(target, error) from None
 

@@ -103,9 +103,9 @@ class ServeDoor:
         errors: list[FlowError] = []
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                for address, source_ip in self._candidates(incoming, udp=False):
+                for address in self._candidates(incoming, udp=False):
                     try:
-                        return TcpDuplex(await dial(address, source_ip))
+                        return TcpDuplex(await dial(address, _LOOPBACK_ALIAS if address.ip == _LOOPBACK_ALIAS else ""))
                     except OSError as error:
                         errors.append(dial_error(address, error))
         except TimeoutError as error:
@@ -113,19 +113,17 @@ class ServeDoor:
         # A refusal says more than a missing route.
         raise next((error for error in errors if error.status is Status.REFUSED), errors[-1])
 
-    def _candidates(self, incoming: Incoming, udp: bool) -> list[tuple[Address, str]]:
-        """Where the service may be, each with the source address to dial from ("": any); raises FlowError."""
+    def _candidates(self, incoming: Incoming, udp: bool) -> list[Address]:
+        """Where the service may be, in the order to try; raises FlowError."""
         port = incoming.port
         if not self._policy.allows(port, udp, incoming.peer_name):
             raise FlowError(
                 Status.POLICY, f"port {port} is closed to {incoming.peer_name}", f"pvpn run --expose {port}"
             )
-        candidates = [(Address(ip, port), "") for ip in self._host_addresses()]
-        if not candidates:
-            candidates = [(Address(_LOOPBACK_ALIAS, port), _LOOPBACK_ALIAS)]
+        ips = self._host_addresses() or [_LOOPBACK_ALIAS]
         if self._policy.loopback(port, udp):
-            candidates += [(Address(ip, port), "") for ip in _LOOPBACKS]
-        allowed = [each for each in candidates if not self._own.forbids(each[0], udp)]
+            ips = [*ips, *_LOOPBACKS]
+        allowed = [address for address in (Address(ip, port) for ip in ips) if not self._own.forbids(address, udp)]
         if not allowed:
             raise FlowError(Status.POLICY, f"port {port} is pvpn's own")
         return allowed

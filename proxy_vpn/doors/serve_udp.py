@@ -9,17 +9,19 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.doors.udp import DatagramFlow, UdpSocket
 
 IDLE_S = 60.0
+_PREFERRED_BY_LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
 class ServedUdp:
-    """Relays between `flow` and the service at one of `candidates` (address, source IP or "").
+    """Relays between `flow` and the service at one of `candidates`.
 
     Until the service has answered, an ICMP refusal moves on to the next address and sends the last datagram there.
     """
 
-    def __init__(self, flow: DatagramFlow, candidates: Sequence[tuple[Address, str]], idle_s: float = IDLE_S) -> None:
+    def __init__(self, flow: DatagramFlow, candidates: Sequence[Address], idle_s: float = IDLE_S) -> None:
         self._flow = flow
         self._candidates = candidates
+        self._siblings = frozenset(address.ip for address in candidates) | _PREFERRED_BY_LOOPBACK
         self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -70,7 +72,7 @@ class ServedUdp:
             self._socket = None
         while self._index < len(self._candidates):
             try:
-                self._socket = UdpSocket.connect(*self._candidates[self._index])
+                self._socket = UdpSocket(self._candidates[self._index], self._siblings)
             except OSError:
                 self._index += 1
                 continue

@@ -27,8 +27,10 @@ PEER_GROWTH_LIMIT_BYTES = 16 << 20
 PROCESS_GROWTH_LIMIT_BYTES = 256 << 20
 CHUNK_BYTES = 64 * 1024
 RESET_CODE = 1
-_GRANT_FRACTION = 4
-_LOCAL_RTT_S = 0.001
+BULK_WINDOW_BYTES = 128 * 1024
+BULK_WITHIN_S = 0.1
+_GRANT_FRACTION = 2
+_SCHEDULING_S = 0.0005
 
 
 class Budget:
@@ -62,8 +64,8 @@ class Carrier(Protocol):
 
     def now(self) -> float: ...
 
-    def has_room(self) -> bool:
-        """Whether the engine takes more stream data now."""
+    def has_room(self, size: int) -> bool:
+        """Whether the engine takes `size` more bytes of stream data now; little ones go past bulk."""
 
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None: ...
 
@@ -82,42 +84,45 @@ class Carrier(Protocol):
 class Window:
     """The receiving side's credit: what was received, consumed and granted, and how large the window may be."""
 
-    def __init__(self, budget: Budget, received: int) -> None:
-        self._budget = budget
+    def __init__(self, carrier: Carrier, received: int) -> None:
+        self._carrier = carrier
         self.received = received
         self.consumed = received
         self.granted = IMPLIED_CREDIT_BYTES
         self._size = IMPLIED_CREDIT_BYTES
         self._measured_from = received
-        self._measured_at = 0.0
+        self._measured_at = carrier.now()
 
     def receive(self, size: int) -> bool:
         """Whether `size` more bytes are within what was granted."""
         self.received += size
         return self.received <= self.granted
 
-    def consume(self, size: int, now: float, rtt_s: float | None) -> int | None:
+    def consume(self, size: int) -> int | None:
         """A new limit worth announcing, if any."""
         self.consumed += size
-        self._grow(now, rtt_s or _LOCAL_RTT_S)
+        if self.consumed - self._measured_from >= self._size:
+            self._measure()
         limit = self.consumed + self._size
         if limit - self.granted < self._size // _GRANT_FRACTION:
             return None
         self.granted = limit
         return limit
 
-    def _grow(self, now: float, rtt_s: float) -> None:
-        amount = self.consumed - self._measured_from
-        if amount < self._size:
-            return
-        quick = now - self._measured_at <= 2 * rtt_s + _LOCAL_RTT_S
+    def _measure(self) -> None:
+        """A whole window was consumed: double it if that took two round trips, or 100 ms for a small one."""
+        now, began = self._carrier.now(), self._measured_at
         self._measured_from, self._measured_at = self.consumed, now
-        if quick and self._size * 2 <= FLOW_WINDOW_LIMIT_BYTES and self._budget.take(self._size):
-            self._size *= 2
+        quick_s = 2 * (self._carrier.rtt_s or 0.0) + _SCHEDULING_S
+        if self._size < BULK_WINDOW_BYTES:
+            quick_s = max(quick_s, BULK_WITHIN_S)
+        grown = self._size * 2
+        if now - began <= quick_s and grown <= FLOW_WINDOW_LIMIT_BYTES and self._carrier.budget.take(self._size):
+            self._size = grown
 
     def release(self) -> None:
         """The flow ended: give the growth back to the budgets."""
-        self._budget.give_back(self._size - IMPLIED_CREDIT_BYTES)
+        self._carrier.budget.give_back(self._size - IMPLIED_CREDIT_BYTES)
         self._size = IMPLIED_CREDIT_BYTES
 
 
@@ -130,7 +135,7 @@ class Flow:
         self.peer_name = carrier.peer_name
         self._carrier = carrier
         self._sink: Sink | None = None
-        self._window = Window(carrier.budget, received)
+        self._window = Window(carrier, received)
         self._send_offset = sent
         self._send_limit = IMPLIED_CREDIT_BYTES
         self._pending: deque[memoryview] = deque()
@@ -154,7 +159,11 @@ class Flow:
     def write(self, data: bytes | memoryview) -> None:
         if self._over or self._eof_wanted or not data:
             return
-        if not self._pending and len(data) <= self._send_limit - self._send_offset and self._carrier.has_room():
+        if (
+            not self._pending
+            and len(data) <= self._send_limit - self._send_offset
+            and self._carrier.has_room(len(data))
+        ):
             self._send(data, False)
             return
         view = memoryview(data)
@@ -169,7 +178,7 @@ class Flow:
     def consumed(self, size: int) -> None:
         if self._over:
             return
-        limit = self._window.consume(size, self._carrier.now(), self._carrier.rtt_s)
+        limit = self._window.consume(size)
         if limit is not None and not self._eof_received:
             self._carrier.grant(self.stream_id, limit)
 

@@ -300,7 +300,6 @@ class Mesh:
         peer.remember(session.link.path.remote)
         peer.last_seen = self._world.unix_time()
         peer.since = peer.last_seen
-        self.roster.changed = True
         for waiter in self._waiters.get(peer.identity, []):
             if not waiter.done():
                 waiter.set_result(None)

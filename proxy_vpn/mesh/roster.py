@@ -62,7 +62,6 @@ class Roster:
         self._network = network
         self._by_identity: dict[bytes, Peer] = {}
         self.pins: dict[str, bytes] = {}
-        self.changed = False
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._by_identity.values()))
@@ -92,7 +91,6 @@ class Roster:
             self._bound()
         else:
             peer.name, peer.claimed = name, claimed
-        self.changed = True
         return peer
 
     def _name_for(self, identity: bytes, claimed: str) -> str:
@@ -116,5 +114,4 @@ class Roster:
         for other in self._by_identity.values():
             if other.claimed == name:
                 other.name = self._name_for(other.identity, name)
-        self.changed = True
         return forgotten or Peer(identity, name, name, self._network)

@@ -19,7 +19,7 @@ from typing import Protocol
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, FlowLost, Status, WireError
 from proxy_vpn.mesh.datagrams import DatagramSender
-from proxy_vpn.mesh.flow import RESET_CODE, Budget, Flow, UdpFlow
+from proxy_vpn.mesh.flow import CHUNK_BYTES, RESET_CODE, Budget, Flow, UdpFlow
 from proxy_vpn.mesh.openings import Head, Incoming, IncomingTcp, IncomingUdp, Opening, refusal
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.net.engine import StreamsExhausted
@@ -34,6 +34,8 @@ STREAM_WAIT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
 FLOWS_LIMIT = 1024
 OVERRUNS_LIMIT = 3
+SMALL_WRITE_BYTES = 4096
+SMALL_BACKLOG_BYTES = 512 * 1024
 _CONTROL_STREAM = 0
 _CLOSE_NORMAL, _CLOSE_AUTH, _CLOSE_PROTOCOL = 0x100, 0x101, 0x102
 _log = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ class Session:
         self._grants: dict[int, int] = {}
         self._datagrams = DatagramSender()
         self._overruns = 0
+        self._least_rtt_s: float | None = None
         self._drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.started_at = self.heard_at = self._loop.time()
@@ -117,13 +120,19 @@ class Session:
 
     @property
     def rtt_s(self) -> float | None:
-        return self.link.engine.rtt_s
+        """The smallest round trip seen: without the queues that our own windows make."""
+        seen = [rtt for rtt in (self._least_rtt_s, self.link.engine.rtt_s) if rtt is not None]
+        if self.paths is not None and self.paths.rtt_s is not None:
+            seen.append(self.paths.rtt_s)
+        self._least_rtt_s = min(seen, default=None)
+        return self._least_rtt_s
 
     def now(self) -> float:
         return self._loop.time()
 
-    def has_room(self) -> bool:
-        return self.link.engine.backlog < BACKLOG_BYTES and not self.link.closed
+    def has_room(self, size: int) -> bool:
+        limit = SMALL_BACKLOG_BYTES if size <= SMALL_WRITE_BYTES else BACKLOG_BYTES
+        return self.link.engine.backlog < limit and not self.link.closed
 
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if not self.link.closed:
@@ -265,17 +274,15 @@ class Session:
             self.send_stream(self.link.engine.open_stream(), self._prover.start(), False)
 
     def stream_data_received(self, stream_id: int, data: bytes, end: bool) -> None:
-        self.heard_at = self._loop.time()
-        if stream_id == _CONTROL_STREAM:
-            self._control_received(data, end)
-            return
-        if not self.is_open:
-            self._fail(_CLOSE_PROTOCOL, "a stream before authentication")
-            return
+        self.heard_at = self.link.received_at
         stream = self._streams.get(stream_id)
         if isinstance(stream, Flow | UdpFlow | Opening):
             if not stream.stream_received(data, end):
                 self._overrun()
+        elif stream_id == _CONTROL_STREAM:
+            self._control_received(data, end)
+        elif not self.is_open:
+            self._fail(_CLOSE_PROTOCOL, "a stream before authentication")
         elif isinstance(stream, Incoming):
             if not stream.buffer(data, end):
                 self._drop(stream_id)
@@ -325,7 +332,7 @@ class Session:
             self._drop(stream_id)
 
     def datagram_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
+        self.heard_at = self.link.received_at
         try:
             stream_id = messages.split_datagram(data)[0]
         except WireError:
@@ -337,7 +344,7 @@ class Session:
             self._datagrams.keep(stream_id, data, self.heard_at)
 
     def ping_acknowledged(self, number: int) -> None:
-        self.heard_at = self._loop.time()
+        self.heard_at = self.link.received_at
 
     def connection_id_issued(self, connection_id: bytes) -> None:
         self.link.add_connection_id(connection_id)
@@ -356,7 +363,7 @@ class Session:
             limits = list(self._grants.items())
             self._grants.clear()
             self.send_control(messages.Credit(limits))
-        while self._ready and self.has_room():
+        if self._ready and self.has_room(CHUNK_BYTES):
             flow = next(iter(self._ready))
             del self._ready[flow]
             if flow.ready:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from proxy_vpn.errors import UsageError, WireError
+from proxy_vpn.errors import WireError
 from proxy_vpn.net.tls import SecretsLog
 
 CONNECTION_ID_BYTES = 8
@@ -174,23 +174,6 @@ class EngineFactory(Protocol):
 
     def __call__(self, is_client: bool, size: int, destination: bytes = b"") -> Engine:
         """`size`: of datagrams; `destination`: the original destination connection ID, for a server."""
-
-
-def engine_factory(name: str) -> EngineFactory:
-    """The maker of connections for `qh3`, `aioquic` or `auto`; raises UsageError when it is not installed."""
-    if name in ("qh3", "auto"):
-        try:
-            from proxy_vpn.net.engine_qh3 import Qh3Engine
-
-            return Qh3Engine
-        except ImportError:
-            if name == "qh3":
-                raise UsageError("the qh3 engine is not installed here", "use --engine aioquic") from None
-    elif name != "aioquic":
-        raise UsageError(f"{name!r} is no engine", "use qh3 or aioquic")
-    from proxy_vpn.net.engine_aioquic import AioquicEngine
-
-    return AioquicEngine
 
 
 def initial_destination(datagram: bytes) -> bytes:

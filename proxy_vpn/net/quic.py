@@ -20,18 +20,22 @@ from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import LONG_HEADER_BIT, Engine, EngineHandler
 from proxy_vpn.net.udp import Path
 
-BACKLOG_BYTES = 512 * 1024
+BACKLOG_BYTES = 64 * 1024
 KEY_UPDATE_PACKETS = 1 << 22
-SEND_ROUNDS_LIMIT = 64
+SEND_ROUNDS_LIMIT = 256
 _TIMER_SLACK_S = 0.0002
 _log = logging.getLogger(__name__)
+
+
+# The backlog is refilled a chunk at a time: an engine takes turns between the streams it holds data of, packet by
+# packet, and packets of one stream in a row are what the receiving side can join into few, large reads.
 
 
 class LinkHandler(EngineHandler, Protocol):
     """Who uses the connection: the engine's reports, room for more data, and the end."""
 
     def room_available(self) -> None:
-        """The engine's backlog is below the limit: feed it (called after every send)."""
+        """The engine's backlog is below the limit: give it one more chunk (called after every send)."""
 
     def path_heard(self, path: Path) -> None:
         """A datagram with one of our connection IDs came from `path`."""
@@ -61,6 +65,7 @@ class Link:
         self._closed = False
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.received_at = self._loop.time()
         self.add_connection_id(engine.connection_id)
 
     def connect(self) -> None:
@@ -87,7 +92,8 @@ class Link:
         self.received_bytes += len(data)
         if path != self.path:
             self._handler.path_heard(path)
-        self._guard(lambda: self.engine.receive(data, segment_bytes, self._loop.time()))
+        now = self.received_at = self._loop.time()
+        self._guard(lambda: self.engine.receive(data, segment_bytes, now))
 
     def wake(self) -> None:
         """Something was given to the engine: settle at the end of this turn of the loop."""

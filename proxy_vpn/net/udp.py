@@ -14,6 +14,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from proxy_vpn.addresses import Address
@@ -29,6 +30,7 @@ _LINUX = sys.platform == "linux"
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 8, 10, 23, 3
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _ANCILLARY_BYTES = 128
 _U16, _INT = struct.Struct("=H"), struct.Struct("=i")
 _PKTINFO4, _PKTINFO6 = struct.Struct("=I4s4s"), struct.Struct("=16sI")
@@ -76,8 +78,11 @@ class UdpSocket:
         self._on_writable: Callable[[], None] | None = None
 
     def _configure(self) -> None:
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        for option, forced in ((socket.SO_RCVBUF, _SO_RCVBUFFORCE), (socket.SO_SNDBUF, _SO_SNDBUFFORCE)):
             self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+            if _LINUX:
+                with suppress(OSError):  # past the system's limit, for those who may
+                    self._socket.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER_BYTES)
         options = [(_SOL_UDP, _UDP_GRO, 1)]
         if self.family == socket.AF_INET6:
             self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
