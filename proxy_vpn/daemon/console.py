@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from typing import TextIO
 
 from proxy_vpn.daemon.status import printable
+
+SAME_WARNING_PAUSE_S = 10.0
+_WARNINGS_REMEMBERED = 256
 
 
 class Console:
@@ -29,3 +34,33 @@ class Console:
 
     def warn(self, text: str) -> None:
         self.say(f"! {text}")
+
+    def take_logs(self, verbosity: int) -> None:
+        """Warnings become lines of their own kind; `verbosity` 1 adds what happened, 2 everything, with times."""
+        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+        root = logging.getLogger()
+        root.setLevel(level)
+        root.addHandler(_ConsoleHandler(self, verbosity))
+        # The engines call a peer's goodbye a warning.
+        logging.getLogger("quic").setLevel(logging.ERROR if verbosity < 2 else logging.DEBUG)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints log records; without -v only warnings, and the same one at most every 10 s."""
+
+    def __init__(self, console: Console, verbosity: int) -> None:
+        super().__init__()
+        self._console = console
+        self._verbose = verbosity > 0
+        self._said: dict[str, float] = {}
+        self.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s" if self._verbose else "%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text, now = self.format(record), time.monotonic()
+        if self._verbose:
+            self._console.say(text)
+        elif now - self._said.get(text, -SAME_WARNING_PAUSE_S) >= SAME_WARNING_PAUSE_S:
+            if len(self._said) >= _WARNINGS_REMEMBERED:
+                self._said.clear()
+            self._said[text] = now
+            self._console.warn(text)

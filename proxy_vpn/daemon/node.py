@@ -112,6 +112,7 @@ class Node:
         self._serve = ServeDoor(self.policy, self.own)
         self._start_dht()
         await self._open_doors()
+        self.state.count_start()
         self._spawn(self._housekeeping())
 
     def _bind(self) -> list[UdpSocket]:
@@ -335,6 +336,7 @@ class Node:
         return report.expose(self)
 
     async def forget(self, name: str, net: str) -> ForgetReply:
+        name = name.lower().removesuffix(".pvpn")
         mesh = next((mesh for mesh in self._meshes(net) if name in mesh.roster.pins), None)
         if mesh is None:
             raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")
@@ -344,11 +346,11 @@ class Node:
         return ForgetReply(peer=name, network=mesh.key.name, id=identity.hex())
 
     def _find(self, name: str, net: str) -> tuple[Mesh, Peer]:
-        for mesh in self._meshes(net):
-            peer = mesh.roster.find(name.removesuffix(".pvpn"))
-            if peer is not None:
-                return mesh, peer
-        raise FlowError(Status.NO_SUCH_NAME, f"no peer is called {name!a}", "see 'pvpn peers' for the names")
+        meshes = self._meshes(net)
+        found = self.router.find(f"{name.removesuffix('.pvpn')}.{net}.pvpn" if net and "." not in name else name)
+        if found is None or found[0] not in meshes:
+            raise FlowError(Status.NO_SUCH_NAME, f"no peer is called {name!a}", "see 'pvpn peers' for the names")
+        return found
 
     def _meshes(self, net: str) -> list[Mesh]:
         meshes = [mesh for mesh in self.meshes if net in ("", mesh.key.name)]
@@ -368,8 +370,7 @@ async def _resolve(target: Target) -> list[Address]:
     return [Address(str(info[4][0]), target.port) for info in infos]
 
 
-async def _run(settings: Settings) -> None:
-    console = Console()
+async def _run(settings: Settings, console: Console) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -383,10 +384,9 @@ async def _run(settings: Settings) -> None:
 
 def run(settings: Settings) -> int:
     """Run a node in the foreground until Ctrl-C or SIGTERM; the exit code. Raises PvpnError."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(settings.verbosity, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("quic").setLevel(logging.ERROR if settings.verbosity < 2 else logging.DEBUG)
-    asyncio.run(_run(settings))
+    console = Console()
+    console.take_logs(settings.verbosity)
+    asyncio.run(_run(settings, console))
     return 0
 
 

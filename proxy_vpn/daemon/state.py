@@ -92,9 +92,7 @@ class StateDirectory:
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
-        memory = files.read_json(path / "process.json", ProcessMemory) or ProcessMemory()
-        self._memory = msgspec.structs.replace(memory, starts=memory.starts + 1)
-        files.write_json(path / "process.json", self._memory)
+        self._memory = files.read_json(path / "process.json", ProcessMemory) or ProcessMemory()
 
     @classmethod
     def open(cls, path: Path | None = None) -> StateDirectory:
@@ -123,8 +121,13 @@ class StateDirectory:
 
     @property
     def starts(self) -> int:
-        """How often a process was started here, this one included."""
+        """How often a process was started here, this one included once it has counted."""
         return self._memory.starts
+
+    def count_start(self) -> None:
+        """This process has really started: a failed start leaves the first run to the next one."""
+        self._memory = msgspec.structs.replace(self._memory, starts=self._memory.starts + 1)
+        files.write_json(self.path / "process.json", self._memory)
 
     @property
     def first_run(self) -> bool:

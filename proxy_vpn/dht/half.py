@@ -138,7 +138,7 @@ class Half:
         answered = {holder.contact.address: holder for holder in holders}
         merged = [
             answered.get(holder.contact.address) or replace(holder, token=None, missed=holder.missed + 1)
-            for holder in previous.holders
+            for holder in previous.holders[:K]
         ]
         kept = [holder for holder in merged if holder.missed < MISSES_MAX]
         # When most are gone, the next search starts afresh.

@@ -131,7 +131,7 @@ class DhtNode:
         half, start = self.halves[family], None
         closest = half.closest(info_hash)
         if cheap and closest is not None:
-            start = [holder.contact for holder in closest.holders]
+            start = [holder.contact for holder in closest.holders[:K]]
         return self._begin(
             Lookup(
                 info_hash,

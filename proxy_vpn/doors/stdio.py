@@ -5,11 +5,14 @@ It runs in the CLI's own process, where starting fast matters: plain blocking de
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import select
 import socket
 import stat
 import sys
+import termios
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -180,7 +183,18 @@ def _writer(descriptor: int) -> Callable[[memoryview], int]:
         return lambda data: _or_zero(lambda: out.send(data, socket.MSG_DONTWAIT))
     if stat.S_ISREG(mode):
         return lambda data: os.write(descriptor, data)
-    return lambda data: _or_zero(lambda: os.write(descriptor, data[:_ATOMIC_BYTES]))
+    room = _pipe_room if stat.S_ISFIFO(mode) else lambda _descriptor: _ATOMIC_BYTES
+    return lambda data: _or_zero(lambda: os.write(descriptor, data[: room(descriptor)]))
+
+
+def _pipe_room(descriptor: int) -> int:
+    """How much a pipe that polls writable takes without blocking: all it holds if it is empty (Linux)."""
+    queued = array.array("i", [0])
+    try:
+        fcntl.ioctl(descriptor, termios.FIONREAD, queued)
+        return _ATOMIC_BYTES if queued[0] else fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return _ATOMIC_BYTES
 
 
 def _or_zero(write: Callable[[], int]) -> int:

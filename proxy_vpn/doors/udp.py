@@ -25,7 +25,7 @@ class DatagramFlow(Protocol):
         """Send one datagram, or drop it when it must be dropped."""
 
     def close(self) -> None:
-        """End the flow; idempotent. `on_closed` is not called for it."""
+        """End the flow; idempotent. `on_closed` may be called for it."""
 
 
 # Linux (in.h, in6.h): an unconnected socket hears of ICMP errors too.

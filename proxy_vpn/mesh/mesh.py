@@ -40,6 +40,7 @@ BOOT_CHECK_S = 1.0
 OFFLINE_WAIT_S = 5.0
 RETIRE_S = 10.0
 OBSERVED_LIMIT = 8
+SEARCH_S = 60.0
 
 
 class MeshObserver(Protocol):
@@ -192,8 +193,10 @@ class Mesh:
         self._exchange.tick(self._loop.time())
 
     def _watch(self, session: Session) -> None:
-        session.link.update_keys_if_due()
-        if session.paths is not None and not session.paths.tick(session.heard_at, session.flows > 0):
+        if session.paths is None:
+            return
+        session.link.keep()
+        if not session.paths.tick(session.heard_at, session.flows > 0):
             session.close("no answer any more")
 
     def live_session(self, identity: bytes) -> Session | None:
@@ -267,6 +270,11 @@ class Mesh:
         member = session.member
         peer = self.roster.meet(member.identity, session.theirs.name)
         session.peer_name = peer.name
+        if peer.name != peer.claimed:
+            self._observer.warning(
+                f"another machine calls itself {peer.claimed}: it is {peer.name} here"
+                f" - if {peer.claimed} was installed anew: pvpn forget {peer.claimed}"
+            )
         self.seeker.met(member.identity)
         own_key, own_index = session.path_secret
         session.paths = PathMonitor(
@@ -303,8 +311,13 @@ class Mesh:
         for waiter in self._waiters.get(peer.identity, []):
             if not waiter.done():
                 waiter.set_result(None)
-        self._observer.peer_live(peer, session, self._loop.time() - max(peer.lost_at, self._started_at))
+        self._observer.peer_live(peer, session, self._loop.time() - self._sought_since(peer, session))
         self._exchange.greet(session, peer)
+
+    def _sought_since(self, peer: Peer, session: Session) -> float:
+        """When the search for this peer began: our start or its loss if that was lately, else this connection's."""
+        began = max(peer.lost_at, self._started_at)
+        return began if session.started_at - began < SEARCH_S else session.started_at
 
     def _initiator_of(self, session: Session, peer: Peer) -> bytes:
         return self.identity.id if session.initiator else peer.identity
@@ -360,6 +373,8 @@ class Mesh:
         peer.last_seen = self._world.unix_time()
         if was_first and not peer.sessions:
             peer.since, peer.lost_at = peer.last_seen, self._loop.time()
+            if self.seeker.stopped:
+                return
             self._observer.peer_lost(peer, reason)
             for address in peer.addresses:
                 self.seeker.found(address, Source.MEMORY, identity=peer.identity)

@@ -57,14 +57,16 @@ class Router:
             peer = mesh.roster.find(label)
             if peer is not None:
                 return mesh, peer
+        if any(mesh.name == label for mesh in meshes):
+            raise FlowError(Status.POLICY, f"{label} is this machine itself", "use 127.0.0.1 for it")
         return None
 
     async def resolve(self, host: str) -> tuple[Mesh, Peer] | None:
         """Like `find`, but patient while the process has just started."""
         try:
             found = self.find(host)
-        except FlowError:
-            if not self._starting():
+        except FlowError as error:
+            if error.status is not Status.NO_SUCH_NAME or not self._starting():
                 raise
             found = None
         if found is not None or not self._worth_waiting(host):

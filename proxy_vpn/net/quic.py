@@ -22,6 +22,7 @@ from proxy_vpn.net.udp import Path
 
 BACKLOG_BYTES = 64 * 1024
 KEY_UPDATE_PACKETS = 1 << 22
+KEEPALIVE_S = 20.0
 SEND_ROUNDS_LIMIT = 256
 _TIMER_SLACK_S = 0.0002
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Link:
         self._closed = False
         self.received_bytes = 0
         self.sent_bytes = 0
-        self.received_at = self._loop.time()
+        self.received_at = self._pinged_at = self._loop.time()
         self.add_connection_id(engine.connection_id)
 
     def connect(self) -> None:
@@ -146,8 +147,16 @@ class Link:
         self._demux.send(datagrams, path)
         return True
 
-    def update_keys_if_due(self) -> None:
-        """Ask for a key update every 2^22 packets: AES-GCM wants one by 2^23 (RFC 9001, section 6.6)."""
+    def keep(self) -> None:
+        """Called now and then: a PING before the engine's idle timeout, a key update every 2^22 packets.
+
+        AES-GCM wants the update by 2^23 packets (RFC 9001, section 6.6).
+        """
+        now = self._loop.time()
+        if now - self._pinged_at >= KEEPALIVE_S:
+            self._pinged_at = now
+            self._guard(lambda: self.engine.ping(0))
+            self.wake()
         if self._packets_since_update >= KEY_UPDATE_PACKETS:
             self._packets_since_update = 0
             self._guard(self.engine.update_keys)
