@@ -337,13 +337,12 @@ class Node:
 
     async def forget(self, name: str, net: str) -> ForgetReply:
         name = name.lower().removesuffix(".pvpn")
-        mesh = next((mesh for mesh in self._meshes(net) if name in mesh.roster.pins), None)
-        if mesh is None:
-            raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")
-        identity = mesh.roster.pins[name]
-        mesh.forget(name)
-        self._dirty.set()
-        return ForgetReply(peer=name, network=mesh.key.name, id=identity.hex())
+        for mesh in self._meshes(net):
+            if name in mesh.roster.pins or mesh.roster.find(name):
+                peer = mesh.forget(name)
+                self._dirty.set()
+                return ForgetReply(peer=name, network=mesh.key.name, id=peer.identity.hex())
+        raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")
 
     def _find(self, name: str, net: str) -> tuple[Mesh, Peer]:
         meshes = self._meshes(net)

@@ -1,10 +1,10 @@
 """One iterative lookup: who to ask next, and what came back. Event-driven, on kademlia's NodeHeap.
 
     start ──next_query──> asked ──receive──> answered     (its nodes join the shortlist)
-                            ├──0.5 s──> slow              (its slot is free again, its answer still welcome)
+                            ├──0.5 s──> slow ──1 s──> late     (its slot is free again, its answer welcome)
                             └──fail──> failed
 
-Done when the K nearest that are neither failed nor slow have answered, or nobody is left to ask.
+Done when the K nearest of the others have answered; where there are fewer than K, slow ones are waited for.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from proxy_vpn.wire.krpc import ID_BYTES, Call, FindNode, GetPeers, Reply
 IN_FLIGHT = 5
 IN_FLIGHT_AT_START = 12
 SLOT_S = 0.5
+GRACE_S = 1.0
 SHORTLIST = 100
 NODES_PER_REPLY = 16
 VALUES_PER_SOURCE = 16
@@ -40,6 +41,7 @@ class Step(Enum):
     NEW = auto()
     ASKED = auto()
     SLOW = auto()
+    LATE = auto()
     ANSWERED = auto()
     FAILED = auto()
 
@@ -187,7 +189,7 @@ class Lookup:
         seats = self._list.in_order()
         for seat in seats:
             self._settle(seat, now)
-        near = [seat for seat in seats if seat.step not in (Step.FAILED, Step.SLOW)][:K]
+        near = [seat for seat in seats if seat.step not in (Step.FAILED, Step.SLOW, Step.LATE)][:K]
         nearest_answered = bool(near) and all(seat.step is Step.ANSWERED for seat in near)
         # With fewer than K answers a slow node may still lead on to others.
         complete = nearest_answered and (len(near) == K or not any(seat.step is Step.SLOW for seat in seats))
@@ -197,10 +199,12 @@ class Lookup:
         return self.finished
 
     def next_timer(self) -> float | None:
-        """When a slot becomes free by itself."""
+        """When a node becomes slow or late."""
         if self.finished:
             return None
-        return min((seat.slow_at for seat in self._list.in_order() if seat.step is Step.ASKED), default=None)
+        extra_s = {Step.ASKED: 0.0, Step.SLOW: GRACE_S}
+        times = (seat.slow_at + extra_s[seat.step] for seat in self._list.in_order() if seat.step in extra_s)
+        return min(times, default=None)
 
     def holders(self, home_bits: int) -> list[Holder]:
         """The nearest that answered: K, or WIDE when those K sit suspiciously close together.
@@ -224,6 +228,8 @@ class Lookup:
     def _settle(seat: Seat, now: float) -> None:
         if seat.step is Step.ASKED and now >= seat.slow_at:
             seat.step = Step.SLOW
+        if seat.step is Step.SLOW and now >= seat.slow_at + GRACE_S:
+            seat.step = Step.LATE
 
     def _new_values(self, seat: Seat, values: Iterable[Address]) -> list[Address]:
         new: list[Address] = []

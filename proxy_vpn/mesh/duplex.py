@@ -46,7 +46,10 @@ class Duplex(Protocol):
         """End the outgoing direction after all that was written; idempotent."""
 
     def consumed(self, size: int) -> None:
-        """The sink has dealt with `size` more delivered bytes: room for as many new ones."""
+        """The sink has dealt with `size` more delivered bytes: room for as many new ones (not delivered within)."""
 
     def reset(self) -> None:
-        """Break both directions at once (TCP RST, QUIC reset); idempotent; the sink hears nothing more."""
+        """Break both directions at once (TCP RST, QUIC reset); idempotent; the sink hears nothing more.
+
+        A direction that `write_eof` has ended is still delivered; only the other one is broken then.
+        """

@@ -60,8 +60,8 @@ class Exchange:
                 record, addresses = pex.read_record(self._key, data, self._unix_time())
                 if record.identity == self._identity.id:
                     continue
-                peer = self._roster.meet(record.identity, record.name)
-                if not pex.newer(data, peer.record):
+                peer = self._roster.hear_of(record.identity, record.name)
+                if peer is None or not pex.newer(data, peer.record):
                     continue
                 peer.record = data
                 news.append(data)

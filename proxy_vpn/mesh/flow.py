@@ -74,7 +74,11 @@ class Carrier(Protocol):
 
     def grant(self, stream_id: int, limit: int) -> None: ...
 
-    def abort_stream(self, stream_id: int) -> None: ...
+    def abort_stream(self, stream_id: int) -> None:
+        """Break both directions."""
+
+    def refuse_stream(self, stream_id: int) -> None:
+        """Break the peer's direction only."""
 
     def flow_ended(self, stream_id: int) -> None: ...
 
@@ -143,6 +147,8 @@ class Flow:
         self._inbox: list[bytes] = []
         self._error: FlowLost | None = None
         self._over = False
+        self._refused = False  # the peer takes no more
+        self._detached = False  # our door takes no more
 
     # --- Duplex, towards the door -----------------------------------------------------------------------------
 
@@ -153,7 +159,7 @@ class Flow:
             sink.data_received(data)
         if self._eof_received:
             self._deliver_eof()
-        if self._error is not None and not self._eof_delivered:
+        if self._error is not None:
             sink.lost(self._error)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -183,9 +189,17 @@ class Flow:
             self._carrier.grant(self.stream_id, limit)
 
     def reset(self) -> None:
-        if not self._over:
-            self._carrier.abort_stream(self.stream_id)
-            self._end()
+        if self._over:
+            return
+        if self._eof_wanted and not self._refused:
+            # What was written and ended is still delivered; only their direction is broken.
+            self._sink = None
+            self._detached = True
+            self._carrier.refuse_stream(self.stream_id)
+            self._finish_if_done()
+            return
+        self._carrier.abort_stream(self.stream_id)
+        self._end()
 
     # --- the session's side -----------------------------------------------------------------------------------
 
@@ -194,7 +208,9 @@ class Flow:
         """Whether there is something to send and credit to send it."""
         if self._over:
             return False
-        return self._send_offset < self._send_limit if self._pending else self._eof_wanted and not self._eof_sent
+        if self._pending:
+            return self._send_offset < self._send_limit
+        return self._eof_wanted and not self._eof_sent
 
     def pump(self) -> None:
         """Move one chunk of pending bytes, or the end, into the engine."""
@@ -212,10 +228,13 @@ class Flow:
         self._carrier.send_stream(self.stream_id, data, end)
         self._send_offset += len(data)
         self._eof_sent = self._eof_sent or end
-        if self._sink is not None and data and not self._over:
-            self._sink.written(len(data))
+        self._report_written(len(data))
         if end:
             self._finish_if_done()
+
+    def _report_written(self, size: int) -> None:
+        if self._sink is not None and size and not self._over:
+            self._sink.written(size)
 
     def _become_ready(self) -> None:
         if self.ready:
@@ -229,7 +248,7 @@ class Flow:
 
     def stream_received(self, data: bytes, end: bool) -> bool:
         """Bytes of the stream; False if they exceed the credit (the flow is then reset)."""
-        if self._over or self._eof_received:
+        if self._over or self._eof_received or self._detached:
             return True
         if not self._window.receive(len(data)):
             self.stream_lost(FlowLost(f"{self.peer_name} sent more than it was allowed to"), abort=True)
@@ -249,17 +268,27 @@ class Flow:
         if self._sink is not None and not self._eof_delivered:
             self._eof_delivered = True
             self._sink.eof_received()
-            self._finish_if_done()
+            if self._refused and not self._eof_sent:
+                self.stream_lost(FlowLost(f"{self.peer_name} reset the connection"), abort=True)
+            else:
+                self._finish_if_done()
 
     def stream_reset(self) -> None:
-        """The peer reset its direction; ignored once its FIN has arrived."""
-        if not self._eof_received:
+        """The peer reset its direction; ignored once its FIN has arrived, or when we refused it."""
+        if not self._eof_received and not self._detached:
             self.stream_lost(FlowLost(f"{self.peer_name} reset the connection"), abort=True)
 
     def sending_refused(self) -> None:
-        """The peer takes no more of our bytes."""
-        if not self._eof_sent or not self._eof_received:
+        """The peer takes no more of our bytes; what it still sends is delivered, then the flow is lost."""
+        if self._over or self._eof_sent:
+            return
+        if self._eof_received or self._detached:
             self.stream_lost(FlowLost(f"{self.peer_name} reset the connection"), abort=True)
+            return
+        self._refused = True
+        unsent = sum(map(len, self._pending))
+        self._pending.clear()
+        self._report_written(unsent)
 
     def stream_lost(self, error: FlowLost, abort: bool = False) -> None:
         """The flow broke, or its connection did."""
@@ -273,7 +302,7 @@ class Flow:
             self._sink.lost(error)
 
     def _finish_if_done(self) -> None:
-        if self._eof_sent and self._eof_delivered and not self._over:
+        if self._eof_sent and (self._eof_delivered or self._detached) and not self._over:
             self._end()
             if self._sink is not None:
                 self._sink.finished()

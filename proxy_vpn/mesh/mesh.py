@@ -38,6 +38,7 @@ from proxy_vpn.wire.seal import HINT_BYTES, SealKey
 TICK_S = 0.25
 BOOT_CHECK_S = 1.0
 OFFLINE_WAIT_S = 5.0
+LEFT_WAIT_S = 1.0
 RETIRE_S = 10.0
 OBSERVED_LIMIT = 8
 SEARCH_S = 60.0
@@ -75,7 +76,7 @@ class Mesh:
         self.key = key
         self.identity = identity
         self.name = name
-        self.roster = Roster(key.name)
+        self.roster = Roster(key.name, name)
         self.boot = world.entropy(BOOT_BYTES)
         self.clock_offset_s: float | None = None
         self._world = world
@@ -127,7 +128,7 @@ class Mesh:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.setdefault(peer.identity, []).append(waiter)
         try:
-            async with asyncio.timeout(OFFLINE_WAIT_S):
+            async with asyncio.timeout(LEFT_WAIT_S if peer.left else OFFLINE_WAIT_S):
                 await waiter
         except TimeoutError:
             raise FlowError(Status.UNREACHABLE, f"{peer.name} is offline", "start pvpn there") from None
@@ -163,11 +164,12 @@ class Mesh:
         except TimeoutError:
             raise FlowError(Status.TIMEOUT, f"{peer.name} did not answer within {OFFLINE_WAIT_S:.0f} s") from None
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: str) -> Peer:
         """Give a name free; the peer that bore it must be met anew. Raises UsageError."""
         peer = self.roster.forget(name)
         for session in list(peer.sessions):
             session.close("forgotten")
+        return peer
 
     async def close(self) -> None:
         """Say goodbye to every peer and wait for their flows (2 s)."""
@@ -308,6 +310,7 @@ class Mesh:
         peer.remember(session.link.path.remote)
         peer.last_seen = self._world.unix_time()
         peer.since = peer.last_seen
+        peer.left = False
         for waiter in self._waiters.get(peer.identity, []):
             if not waiter.done():
                 waiter.set_result(None)
@@ -373,6 +376,7 @@ class Mesh:
         peer.last_seen = self._world.unix_time()
         if was_first and not peer.sessions:
             peer.since, peer.lost_at = peer.last_seen, self._loop.time()
+            peer.left = session.said_goodbye
             if self.seeker.stopped:
                 return
             self._observer.peer_lost(peer, reason)

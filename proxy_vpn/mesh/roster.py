@@ -1,7 +1,8 @@
 """The peers of one network: who they are, what we call them, and what to remember of them.
 
-A name belongs to the first identity that bore it (the pin). Another identity under a pinned name is shown as
-`name-ab12` and never replaces the first; `forget` gives the name free for a reinstalled machine.
+A name belongs to the first identity that bore it (the pin). Another identity under a pinned name, or under this
+machine's own, is shown as `name-ab12` and never replaces the first; `forget` gives the name free for a reinstalled
+machine, and the next one that comes with it takes it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ NAME_LIMIT_CHARS = 32
 class Peer:
     """Another device of the network; `name` is what we call it, `claimed` what it calls itself.
 
-    `last_seen` and `since` (of the present state) are Unix seconds, `lost_at` is the loop's clock.
+    `last_seen` and `since` (of the present state) are Unix seconds, `lost_at` is the loop's clock; `left`: it said
+    goodbye.
     """
 
     identity: bytes
@@ -40,6 +42,7 @@ class Peer:
     sessions: list[Session] = field(default_factory=list)
     since: float = 0.0
     lost_at: float = 0.0
+    left: bool = False
     record: bytes = b""
 
     @property
@@ -58,8 +61,10 @@ class Peer:
 class Roster:
     """All peers known in one network, by identity and by name."""
 
-    def __init__(self, network: str) -> None:
+    def __init__(self, network: str, own_name: str = "") -> None:
         self._network = network
+        self._own_name = own_name
+        self._forgotten: set[bytes] = set()
         self._by_identity: dict[bytes, Peer] = {}
         self.pins: dict[str, bytes] = {}
 
@@ -82,10 +87,9 @@ class Roster:
     def meet(self, identity: bytes, claimed: str) -> Peer:
         """The peer with this identity, named by the pins; a claim that is no valid name becomes `peer-ab12`."""
         claimed = claimed if valid_name(claimed) else f"peer-{short_id(identity)}"
-        peer = self._by_identity.get(identity)
-        if peer is not None and peer.claimed == claimed:
-            return peer
+        self._forgotten.discard(identity)
         name = self._name_for(identity, claimed)
+        peer = self._by_identity.get(identity)
         if peer is None:
             peer = self._by_identity[identity] = Peer(identity, name, claimed, self._network)
             self._bound()
@@ -93,8 +97,12 @@ class Roster:
             peer.name, peer.claimed = name, claimed
         return peer
 
+    def hear_of(self, identity: bytes, claimed: str) -> Peer | None:
+        """The peer that others speak of; None for one that was forgotten, until it comes itself."""
+        return None if identity in self._forgotten else self._by_identity.get(identity) or self.meet(identity, claimed)
+
     def _name_for(self, identity: bytes, claimed: str) -> str:
-        if self.pins.setdefault(claimed, identity) == identity:
+        if claimed != self._own_name and self.pins.setdefault(claimed, identity) == identity:
             return claimed
         suffix = f"-{short_id(identity)}"
         return claimed[: NAME_LIMIT_CHARS - len(suffix)] + suffix
@@ -107,11 +115,14 @@ class Roster:
     def forget(self, name: str) -> Peer:
         """Give a name free: its pin and what is remembered go; raises UsageError for a name nobody has."""
         peer = self.find(name)
-        if name not in self.pins and peer is None:
+        identity = peer.identity if peer is not None else self.pins.get(name)
+        if identity is None:
             raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")
-        identity = self.pins.pop(name, peer.identity if peer else b"")
+        self.pins = {pinned: owner for pinned, owner in self.pins.items() if owner != identity}
+        if len(self._forgotten) < PEERS_LIMIT:
+            self._forgotten.add(identity)
         forgotten = self._by_identity.pop(identity, None)
         for other in self._by_identity.values():
-            if other.claimed == name:
+            if other.claimed == name and other.sessions:
                 other.name = self._name_for(other.identity, name)
         return forgotten or Peer(identity, name, name, self._network)

@@ -34,9 +34,11 @@ STREAM_WAIT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
 FLOWS_LIMIT = 1024
 OVERRUNS_LIMIT = 3
+ENDED_REMEMBERED = 4096
 SMALL_WRITE_BYTES = 4096
 SMALL_BACKLOG_BYTES = 512 * 1024
 _CONTROL_STREAM = 0
+_LAST_PING = 1
 _CLOSE_NORMAL, _CLOSE_AUTH, _CLOSE_PROTOCOL = 0x100, 0x101, 0x102
 _log = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ class Session:
         self.budget = budget
         self.link: Link
         self.closing_reason = ""
+        self.said_goodbye = False
         self.paths: PathMonitor | None = None
         self.path_secret = (b"", b"")
         self.on_settled: list[Callable[[], object]] = []
@@ -104,6 +107,7 @@ class Session:
         self._streams: dict[int, _Stream] = {}
         self._ready: dict[Flow, None] = {}
         self._grants: dict[int, int] = {}
+        self._ended: dict[int, None] = {}
         self._datagrams = DatagramSender()
         self._overruns = 0
         self._least_rtt_s: float | None = None
@@ -135,9 +139,12 @@ class Session:
         return self.link.engine.backlog < limit and not self.link.closed
 
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
-        if not self.link.closed:
+        if self.link.closed:
+            return
+        # Both packages raise for a stream that the peer has just stopped; the event that says so is on its way.
+        with suppress(Exception):
             self.link.engine.send(stream_id, data, end)
-            self.link.wake()
+        self.link.wake()
 
     def flow_ready(self, flow: Flow) -> None:
         self._ready[flow] = None
@@ -152,8 +159,13 @@ class Session:
             self.link.engine.abort(stream_id, RESET_CODE)
             self.link.wake()
 
+    def refuse_stream(self, stream_id: int) -> None:
+        if not self.link.closed:
+            self.link.engine.refuse(stream_id, RESET_CODE)
+            self.link.wake()
+
     def flow_ended(self, stream_id: int) -> None:
-        self._streams.pop(stream_id, None)
+        self._forget(stream_id)
         self._grants.pop(stream_id, None)
         if self.state is State.CLOSING:
             self.link.wake()
@@ -227,13 +239,20 @@ class Session:
             raise FlowError(Status.LIMIT, f"too many connections to {self.peer_name}", hint) from None
 
     def _drop(self, stream_id: int) -> None:
-        self._streams.pop(stream_id, None)
+        self._forget(stream_id)
         self.abort_stream(stream_id)
+
+    def _forget(self, stream_id: int) -> None:
+        """The stream is over: what still comes of it is not a new one."""
+        self._streams.pop(stream_id, None)
+        self._ended[stream_id] = None
+        if len(self._ended) > ENDED_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     def answer(self, stream_id: int, status: Status, flow: Flow | UdpFlow | None) -> None:
         """The status byte of a flow that the peer asked for."""
         if flow is None:
-            self._streams.pop(stream_id, None)
+            self._forget(stream_id)
             self.send_stream(stream_id, bytes((status,)), True)
             return
         self._streams[stream_id] = flow
@@ -253,6 +272,11 @@ class Session:
             self.send_control(messages.Bye(reason))
             with suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                    await self._drained.wait()
+                    # Sent is not arrived, and close() drops what is not: an acknowledged PING came after it.
+                    self._drained.clear()
+                    self.link.engine.ping(_LAST_PING)
+                    self.link.wake()
                     await self._drained.wait()
         self.close(reason)
 
@@ -286,7 +310,7 @@ class Session:
         elif isinstance(stream, Incoming):
             if not stream.buffer(data, end):
                 self._drop(stream_id)
-        elif stream is not None or stream_id & 1 == self.initiator:
+        elif stream is not None or (stream_id & 3 == self.initiator and stream_id not in self._ended):
             self._head_received(stream_id, data, end)
 
     def _head_received(self, stream_id: int, data: bytes, end: bool) -> None:
@@ -345,6 +369,8 @@ class Session:
 
     def ping_acknowledged(self, number: int) -> None:
         self.heard_at = self.link.received_at
+        if number == _LAST_PING:
+            self._drained.set()
 
     def connection_id_issued(self, connection_id: bytes) -> None:
         self.link.add_connection_id(connection_id)
@@ -449,6 +475,7 @@ class Session:
             case messages.Bye():
                 if self.state is State.LIVE:
                     self.state = State.CLOSING
+                    self.said_goodbye = True
                     self.closing_reason = "said goodbye"
 
     def _settled(self) -> None:

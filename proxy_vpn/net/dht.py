@@ -39,7 +39,7 @@ DEFAULT_BOOTSTRAP: tuple[tuple[str, int], ...] = (
 RESOLVE_FIRST_S = 5.0
 RESOLVE_MAX_S = 300.0
 RESOLVED_MAX = 8
-LOOK_MAX_S = 5.0
+TOPICS_S = 5.0
 MAX_NETWORKS = 64
 
 Topics = Callable[[float], Sequence[bytes]]
@@ -77,6 +77,7 @@ class RendezvousHandle:
         self._on_peer = on_peer
         self._urgency = urgency
         self._schedule = dht.new_schedule()
+        self._stepped_at = -TOPICS_S
 
     @property
     def announced(self) -> int | None:
@@ -94,7 +95,11 @@ class RendezvousHandle:
         self._dht.drop(self)
 
     def step(self, now: float) -> None:
-        """Called by the Dht: begin what is due."""
+        """Called by the Dht after every datagram: begin what is due; new topics are noticed every TOPICS_S."""
+        due = self.next_timer()
+        if now - self._stepped_at < TOPICS_S and (due is None or now < due):
+            return
+        self._stepped_at = now
         self._schedule.step(self._topics(time.time()), self._port(), self._urgency(), now)
 
     def next_timer(self) -> float | None:
@@ -270,8 +275,7 @@ class Dht:
             return
         now = self.now()
         times = [time for handle in self._handles if (time := handle.next_timer()) is not None]
-        # New topics come with the wall clock, so the schedules are looked at now and then whatever they say.
-        wait = min([self._node.next_timer(now), *times, now + LOOK_MAX_S]) - now
+        wait = min([self._node.next_timer(now), *times, now + TOPICS_S]) - now
         self._timer = self._loop.call_later(max(wait, 0.001), self.turn)
 
     async def _resolve(self) -> None:

@@ -109,10 +109,15 @@ class Engine(ABC):
 
     def abort(self, stream_id: int, code: int) -> None:
         """Reset our direction and refuse theirs; nothing happens on an ended stream."""
-        for operation in (self._quic.reset_stream, self._quic.stop_stream):
-            # Both raise for a direction that has already ended; then there is nothing to abort in it.
-            with suppress(Exception):
-                operation(stream_id, code)
+        # Both calls raise for a direction that has already ended; then there is nothing to break in it.
+        with suppress(Exception):
+            self._quic.reset_stream(stream_id, code)
+        self.refuse(stream_id, code)
+
+    def refuse(self, stream_id: int, code: int) -> None:
+        """Take no more of a stream (STOP_SENDING); nothing happens on one that has ended."""
+        with suppress(Exception):  # raises when the peer's direction has ended
+            self._quic.stop_stream(stream_id, code)
 
     def send_datagram(self, data: bytes) -> None:
         """Queue one DATAGRAM frame of at most `datagram_limit` bytes (RFC 9221)."""

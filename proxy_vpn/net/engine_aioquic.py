@@ -55,6 +55,7 @@ class AioquicEngine(Engine):
             configuration=configuration, original_destination_connection_id=None if is_client else destination
         )
         quic._local_max_streams_bidi.value = STREAMS_LIMIT
+        quic._local_max_streams_uni.value = 0
         super().__init__(quic, secrets)
         self._size = size
         self._written: set[int] = set()
@@ -62,7 +63,7 @@ class AioquicEngine(Engine):
     def receive(self, data: bytes, segment_bytes: int, now: float) -> None:
         for start in range(0, len(data), segment_bytes):
             self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
-        if self._quic._handshake_complete:
+        if self._quic._handshake_confirmed:  # no datagram bears a long header any more
             self._quic._max_datagram_size = self._size
 
     def transmit(self, now: float) -> list[bytes]:
@@ -105,5 +106,5 @@ class AioquicEngine(Engine):
 
     def set_size(self, size: int) -> None:
         self._size = size
-        if self._quic._handshake_complete:
+        if self._quic._handshake_confirmed:
             self._quic._max_datagram_size = size

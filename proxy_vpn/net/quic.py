@@ -23,6 +23,7 @@ from proxy_vpn.net.udp import Path
 BACKLOG_BYTES = 64 * 1024
 KEY_UPDATE_PACKETS = 1 << 22
 KEEPALIVE_S = 20.0
+PROBE_TIMEOUT_LIMIT_S = 20.0
 SEND_ROUNDS_LIMIT = 256
 _TIMER_SLACK_S = 0.0002
 _log = logging.getLogger(__name__)
@@ -163,14 +164,12 @@ class Link:
 
     def kick(self) -> None:
         """The path changed or came back: probe at once instead of after the engine's backed-off timeout."""
-
-        def kick() -> None:
-            self.engine.ping(0)
-            timer = self.engine.timer()
-            if timer is not None:
-                self.engine.handle_timer(timer)
-
-        self._guard(kick)
+        self._guard(lambda: self.engine.ping(0))
+        self._send()
+        now, timer = self._loop.time(), None if self._closed else self.engine.timer()
+        # Only with something unacknowledged is the timer a probe timeout; else it is the end of the connection.
+        if timer is not None and timer - now < PROBE_TIMEOUT_LIMIT_S:
+            self._guard(lambda: self.engine.handle_timer(max(timer, now)))
         self.settle()
 
     def close(self, code: int, reason: str) -> None:
