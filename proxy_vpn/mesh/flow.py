@@ -156,10 +156,11 @@ class Flow:
         self._sink = sink
         inbox, self._inbox = self._inbox, []
         for data in inbox:
-            sink.data_received(data)
+            if self._sink is sink:  # it may reset the flow at any byte
+                sink.data_received(data)
         if self._eof_received:
             self._deliver_eof()
-        if self._error is not None:
+        if self._error is not None and self._sink is sink:
             sink.lost(self._error)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -198,6 +199,7 @@ class Flow:
             self._carrier.refuse_stream(self.stream_id)
             self._finish_if_done()
             return
+        self._sink = None
         self._carrier.abort_stream(self.stream_id)
         self._end()
 

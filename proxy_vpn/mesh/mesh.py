@@ -141,11 +141,11 @@ class Mesh:
 
     async def open_tcp(self, peer: Peer, port: int) -> Flow:
         """A TCP flow to a port of the peer; raises FlowError."""
-        return await (await self.session_for(peer)).open_tcp(Target(peer.name, port))
+        return await (await self.session_for(peer)).streams.open_tcp(Target(peer.name, port))
 
     async def open_udp(self, peer: Peer, port: int) -> UdpFlow:
         """A UDP flow to a port of the peer; raises FlowError."""
-        return await (await self.session_for(peer)).open_udp(Target(peer.name, port))
+        return await (await self.session_for(peer)).streams.open_udp(Target(peer.name, port))
 
     async def ping(self, peer: Peer) -> tuple[float, Path]:
         """One path probe: the round trip in seconds and the path it took; raises FlowError."""
@@ -198,7 +198,7 @@ class Mesh:
         if session.paths is None:
             return
         session.link.keep()
-        if not session.paths.tick(session.heard_at, session.flows > 0):
+        if not session.paths.tick(session.heard_at, len(session.streams) > 0):
             session.close("no answer any more")
 
     def live_session(self, identity: bytes) -> Session | None:
@@ -271,7 +271,7 @@ class Mesh:
         assert session.member is not None and session.theirs is not None and session.link.path is not None
         member = session.member
         peer = self.roster.meet(member.identity, session.theirs.name)
-        session.peer_name = peer.name
+        session.introduce(peer.name)
         if peer.name != peer.claimed:
             self._observer.warning(
                 f"another machine calls itself {peer.claimed}: it is {peer.name} here"
@@ -291,6 +291,7 @@ class Mesh:
             on_switch=lambda path: self._switched(session, path),
         )
         session.paths.probe()
+        session.streams.path_rtt_s = lambda: None if session.paths is None else session.paths.rtt_s
         old = self._usable(peer)
         if old is None or old.member is None:
             self._take(peer, session)
@@ -330,7 +331,7 @@ class Mesh:
         session.state = State.CLOSING
 
         def close(attempts: int) -> None:
-            if session.flows and attempts:
+            if len(session.streams) and attempts:
                 self._loop.call_later(1.0, close, attempts - 1)
             else:
                 session.close("replaced by the peer's other connection")

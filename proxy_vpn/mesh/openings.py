@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, FlowLost, Status
 from proxy_vpn.mesh.flow import IMPLIED_CREDIT_BYTES, Carrier, Flow, UdpFlow
+
+_AnyFlow = TypeVar("_AnyFlow", Flow, UdpFlow)
 
 
 class Answering(Carrier, Protocol):
@@ -71,33 +74,38 @@ class IncomingUdp(Incoming):
         return flow
 
 
-class Opening:
-    """A flow we asked for: waits for the status byte."""
+class Opening(Generic[_AnyFlow]):
+    """A flow we asked for: `answered` turns the status byte into a flow in our place, or fails `answer`."""
 
-    def __init__(self, answer: asyncio.Future[tuple[Status, bytes, bool]]) -> None:
-        self._answer = answer
+    def __init__(self, answer: asyncio.Future[_AnyFlow], answered: Callable[[Status], _AnyFlow | None]) -> None:
+        self._answer: asyncio.Future[_AnyFlow] = answer
+        self._answered: Callable[[Status], _AnyFlow | None] = answered
 
     def stream_received(self, data: bytes, end: bool) -> bool:
-        if not self._answer.done() and data:
-            status = Status(data[0]) if data[0] in Status.__members__.values() else Status.INTERNAL
-            self._answer.set_result((status, data[1:], end))
-        elif not self._answer.done():
+        """The status byte, and perhaps what follows it."""
+        if self._answer.done():
+            return True
+        if not data:
             self.stream_reset()
-        return True
+            return True
+        status = Status(data[0]) if data[0] in Status.__members__.values() else Status.INTERNAL
+        flow = self._answered(status)
+        return flow is None or (len(data) == 1 and not end) or flow.stream_received(data[1:], end)
 
     def stream_reset(self) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(FlowError(Status.UNREACHABLE, "the peer gave the connection up"))
+        """The peer gave up."""
+        self._fail("the peer gave the connection up")
 
     def sending_refused(self) -> None:
-        self.stream_reset()
+        """The peer gave up, or has answered no: then the status says why."""
 
     def stream_lost(self, error: FlowLost, abort: bool = False) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(FlowError(Status.UNREACHABLE, str(error)))
+        """The connection broke."""
+        self._fail(str(error))
 
-    def credit_received(self, limit: int) -> None:
-        """Credit can't come before the answer; nothing to do."""
+    def _fail(self, text: str) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(FlowError(Status.UNREACHABLE, text))
 
 
 class Head:

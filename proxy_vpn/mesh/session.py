@@ -16,27 +16,18 @@ from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
-from proxy_vpn.addresses import Target
-from proxy_vpn.errors import FlowError, FlowLost, Status, WireError
-from proxy_vpn.mesh.datagrams import DatagramSender
-from proxy_vpn.mesh.flow import CHUNK_BYTES, RESET_CODE, Budget, Flow, UdpFlow
-from proxy_vpn.mesh.openings import Head, Incoming, IncomingTcp, IncomingUdp, Opening, refusal
+from proxy_vpn.errors import WireError
+from proxy_vpn.mesh.flow import Budget
+from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import PathMonitor
-from proxy_vpn.net.engine import StreamsExhausted
-from proxy_vpn.net.quic import BACKLOG_BYTES, Link
+from proxy_vpn.mesh.streams import Streams
+from proxy_vpn.net.quic import Link
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire import messages
 from proxy_vpn.wire.membership import Frames, Initiator, Member, Refused, Responder, channel_binding
 
 AUTH_TIMEOUT_S = 5.0
-OPEN_TIMEOUT_S = 15.0
-STREAM_WAIT_S = 10.0
 DRAIN_TIMEOUT_S = 2.0
-FLOWS_LIMIT = 1024
-OVERRUNS_LIMIT = 3
-ENDED_REMEMBERED = 4096
-SMALL_WRITE_BYTES = 4096
-SMALL_BACKLOG_BYTES = 512 * 1024
 _CONTROL_STREAM = 0
 _LAST_PING = 1
 _CLOSE_NORMAL, _CLOSE_AUTH, _CLOSE_PROTOCOL = 0x100, 0x101, 0x102
@@ -70,9 +61,6 @@ class Owner(Protocol):
 Prover = Initiator | Responder
 
 
-_Stream = Flow | UdpFlow | Incoming | Opening | Head
-
-
 class Session:
     """One connection to one peer; `prover` is our side of AUTH once the TLS secrets are there."""
 
@@ -90,8 +78,14 @@ class Session:
         self.member: Member | None = None
         self.theirs: messages.Welcome | None = None
         self.peer_name = "?"
-        self.budget = budget
         self.link: Link
+        self.streams = Streams(
+            initiator=initiator,
+            budget=budget,
+            on_offer=lambda offer: owner.flow_offered(self, offer),
+            is_open=lambda: self.is_open,
+            takes_new=lambda: self.state is State.LIVE,
+        )
         self.closing_reason = ""
         self.said_goodbye = False
         self.paths: PathMonitor | None = None
@@ -104,13 +98,6 @@ class Session:
         self._prover: Prover | None = None
         self._frames = Frames()
         self._control = messages.ControlReader()
-        self._streams: dict[int, _Stream] = {}
-        self._ready: dict[Flow, None] = {}
-        self._grants: dict[int, int] = {}
-        self._ended: dict[int, None] = {}
-        self._datagrams = DatagramSender()
-        self._overruns = 0
-        self._least_rtt_s: float | None = None
         self._drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.started_at = self.heard_at = self._loop.time()
@@ -118,152 +105,22 @@ class Session:
 
     def attach(self, link: Link) -> None:
         """The link that carries this session; called once, right after construction."""
-        self.link = link
+        self.link = self.streams.link = link
 
-    # --- the Carrier that flows see ----------------------------------------------------------------------------
-
-    @property
-    def rtt_s(self) -> float | None:
-        """The smallest round trip seen: without the queues that our own windows make."""
-        seen = [rtt for rtt in (self._least_rtt_s, self.link.engine.rtt_s) if rtt is not None]
-        if self.paths is not None and self.paths.rtt_s is not None:
-            seen.append(self.paths.rtt_s)
-        self._least_rtt_s = min(seen, default=None)
-        return self._least_rtt_s
-
-    def now(self) -> float:
-        return self._loop.time()
-
-    def has_room(self, size: int) -> bool:
-        limit = SMALL_BACKLOG_BYTES if size <= SMALL_WRITE_BYTES else BACKLOG_BYTES
-        return self.link.engine.backlog < limit and not self.link.closed
-
-    def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
-        if self.link.closed:
-            return
-        # Both packages raise for a stream that the peer has just stopped; the event that says so is on its way.
-        with suppress(Exception):
-            self.link.engine.send(stream_id, data, end)
-        self.link.wake()
-
-    def flow_ready(self, flow: Flow) -> None:
-        self._ready[flow] = None
-        self.link.wake()
-
-    def grant(self, stream_id: int, limit: int) -> None:
-        self._grants[stream_id] = limit
-        self.link.wake()
-
-    def abort_stream(self, stream_id: int) -> None:
-        if not self.link.closed:
-            self.link.engine.abort(stream_id, RESET_CODE)
-            self.link.wake()
-
-    def refuse_stream(self, stream_id: int) -> None:
-        if not self.link.closed:
-            self.link.engine.refuse(stream_id, RESET_CODE)
-            self.link.wake()
-
-    def flow_ended(self, stream_id: int) -> None:
-        self._forget(stream_id)
-        self._grants.pop(stream_id, None)
-        if self.state is State.CLOSING:
-            self.link.wake()
-
-    def send_flow_datagram(self, stream_id: int, payload: bytes) -> None:
-        if self.link.closed:
-            return
-        for frame in self._datagrams.frames(stream_id, payload, self.link.engine.datagram_limit, self.now()):
-            self.link.engine.send_datagram(frame)
-        self.link.wake()
-
-    # --- what the mesh and the doors ask for -------------------------------------------------------------------
+    # --- what the mesh asks for -----------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
         """Whether streams can still be answered."""
         return self.state in (State.LIVE, State.CLOSING)
 
-    @property
-    def flows(self) -> int:
-        """How many flows are open or being opened."""
-        return len(self._streams)
-
-    async def open_tcp(self, target: Target) -> Flow:
-        """A TCP flow to a port of the peer; raises FlowError."""
-        stream_id, size, rest, end = await self._open("tcp", target)
-        flow = Flow(self, stream_id, target, sent=size, received=1)
-        self._streams[stream_id] = flow
-        flow.stream_received(rest, end)
-        return flow
-
-    async def open_udp(self, target: Target) -> UdpFlow:
-        """A UDP flow to a port of the peer; raises FlowError."""
-        stream_id, _, _, _ = await self._open("udp", target)
-        flow = self._streams[stream_id] = UdpFlow(self, stream_id, target)
-        return flow
-
-    async def _open(self, kind: str, target: Target) -> tuple[int, int, bytes, bool]:
-        stream_id = await self._next_stream()
-        head = messages.encode_open(messages.Open(kind, 0, target.port))
-        answer: asyncio.Future[tuple[Status, bytes, bool]] = self._loop.create_future()
-        self._streams[stream_id] = Opening(answer)
-        self.send_stream(stream_id, head, False)
-        try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                status, rest, end = await answer
-        except TimeoutError:
-            self._drop(stream_id)
-            raise FlowError(Status.TIMEOUT, f"{target} did not answer within {OPEN_TIMEOUT_S:.0f} s") from None
-        except BaseException:
-            self._drop(stream_id)
-            raise
-        if status is not Status.OK:
-            self._drop(stream_id)
-            raise refusal(status, target)
-        return stream_id, len(head), rest, end
-
-    async def _next_stream(self) -> int:
-        try:
-            async with asyncio.timeout(STREAM_WAIT_S):
-                while True:
-                    if self.state is not State.LIVE:
-                        raise FlowError(Status.UNREACHABLE, f"{self.peer_name} has just gone")
-                    try:
-                        return self.link.engine.open_stream()
-                    except StreamsExhausted:
-                        # No event tells when the peer raises its limit; ended streams do it.
-                        await asyncio.sleep(0.05)
-        except TimeoutError:
-            hint = "close some and try again"
-            raise FlowError(Status.LIMIT, f"too many connections to {self.peer_name}", hint) from None
-
-    def _drop(self, stream_id: int) -> None:
-        self._forget(stream_id)
-        self.abort_stream(stream_id)
-
-    def _forget(self, stream_id: int) -> None:
-        """The stream is over: what still comes of it is not a new one."""
-        self._streams.pop(stream_id, None)
-        self._ended[stream_id] = None
-        if len(self._ended) > ENDED_REMEMBERED:
-            del self._ended[next(iter(self._ended))]
-
-    def answer(self, stream_id: int, status: Status, flow: Flow | UdpFlow | None) -> None:
-        """The status byte of a flow that the peer asked for."""
-        if flow is None:
-            self._forget(stream_id)
-            self.send_stream(stream_id, bytes((status,)), True)
-            return
-        self._streams[stream_id] = flow
-        self.send_stream(stream_id, bytes((status,)), False)
-        if isinstance(flow, UdpFlow):
-            for frame in self._datagrams.kept(stream_id):
-                self._loop.call_soon(flow.frame_received, frame, self.now())
+    def introduce(self, peer_name: str) -> None:
+        """What we call the peer."""
+        self.peer_name = self.streams.peer_name = peer_name
 
     def send_control(self, message: messages.Message) -> None:
         """Queue a control message."""
-        self.send_stream(_CONTROL_STREAM, messages.encode_control(message), False)
+        self.streams.send_stream(_CONTROL_STREAM, messages.encode_control(message), False)
 
     async def finish(self, reason: str) -> None:
         """Bye: no new flows; wait for the open ones (2 s), then close."""
@@ -295,77 +152,36 @@ class Session:
             self._fail(_CLOSE_AUTH, str(error))
             return
         if isinstance(self._prover, Initiator):
-            self.send_stream(self.link.engine.open_stream(), self._prover.start(), False)
+            self.streams.send_stream(self.link.engine.open_stream(), self._prover.start(), False)
 
     def stream_data_received(self, stream_id: int, data: bytes, end: bool) -> None:
         self.heard_at = self.link.received_at
-        stream = self._streams.get(stream_id)
-        if isinstance(stream, Flow | UdpFlow | Opening):
-            if not stream.stream_received(data, end):
-                self._overrun()
-        elif stream_id == _CONTROL_STREAM:
+        if stream_id == _CONTROL_STREAM:
             self._control_received(data, end)
         elif not self.is_open:
             self._fail(_CLOSE_PROTOCOL, "a stream before authentication")
-        elif isinstance(stream, Incoming):
-            if not stream.buffer(data, end):
-                self._drop(stream_id)
-        elif stream is not None or (stream_id & 3 == self.initiator and stream_id not in self._ended):
-            self._head_received(stream_id, data, end)
-
-    def _head_received(self, stream_id: int, data: bytes, end: bool) -> None:
-        head = self._streams.get(stream_id)
-        if not isinstance(head, Head):
-            if self.state is not State.LIVE or len(self._streams) >= FLOWS_LIMIT:
-                self.answer(stream_id, Status.LIMIT, None)
-                return
-            head = self._streams[stream_id] = Head()
-        head.buffer += data
-        try:
-            parsed = messages.split_open(head.buffer)
-        except WireError:
-            self._drop(stream_id)
-            return
-        if parsed is None:
-            if end:
-                self._drop(stream_id)
-            return
-        opened, size = parsed
-        kind = IncomingUdp if opened.kind == "udp" else IncomingTcp
-        offer = kind(self, stream_id, opened.port, size, bytes(head.buffer[size:]), end)
-        self._streams[stream_id] = offer
-        self._owner.flow_offered(self, offer)
+        else:
+            try:
+                self.streams.received(stream_id, data, end)
+            except WireError as error:
+                self._fail(_CLOSE_PROTOCOL, str(error))
 
     def stream_reset_received(self, stream_id: int, code: int) -> None:
-        self._stream_broken(stream_id, lambda stream: stream.stream_reset())
+        self._stream_broken(stream_id, sending=False)
 
     def stop_sending_received(self, stream_id: int, code: int) -> None:
-        self._stream_broken(stream_id, lambda stream: stream.sending_refused())
+        self._stream_broken(stream_id, sending=True)
 
-    def _stream_broken(self, stream_id: int, tell: Callable[[Flow | UdpFlow | Opening], None]) -> None:
+    def _stream_broken(self, stream_id: int, *, sending: bool) -> None:
         if stream_id == _CONTROL_STREAM:
             self._fail(_CLOSE_PROTOCOL, "the control stream was reset")
-            return
-        stream = self._streams.get(stream_id)
-        if isinstance(stream, Flow | UdpFlow | Opening):
-            tell(stream)
-        elif isinstance(stream, Incoming):
-            stream.reset = True
-            self._drop(stream_id)
-        elif stream is not None:
-            self._drop(stream_id)
+        else:
+            self.streams.broken(stream_id, sending=sending)
 
     def datagram_received(self, data: bytes) -> None:
         self.heard_at = self.link.received_at
-        try:
-            stream_id = messages.split_datagram(data)[0]
-        except WireError:
-            return
-        stream = self._streams.get(stream_id)
-        if isinstance(stream, UdpFlow):
-            stream.frame_received(data, self.heard_at)
-        elif self.state is State.LIVE and (stream is None or isinstance(stream, Incoming | Head | Opening)):
-            self._datagrams.keep(stream_id, data, self.heard_at)
+        if self.is_open:
+            self.streams.datagram(data, self.heard_at)
 
     def ping_acknowledged(self, number: int) -> None:
         self.heard_at = self.link.received_at
@@ -385,18 +201,11 @@ class Session:
         self._owner.session_path_heard(self, path)
 
     def room_available(self) -> None:
-        if self._grants:
-            limits = list(self._grants.items())
-            self._grants.clear()
+        limits = self.streams.take_grants()
+        if limits:
             self.send_control(messages.Credit(limits))
-        if self._ready and self.has_room(CHUNK_BYTES):
-            flow = next(iter(self._ready))
-            del self._ready[flow]
-            if flow.ready:
-                flow.pump()
-                if flow.ready:
-                    self._ready[flow] = None
-        if self.state is State.CLOSING and not self._streams and not self.link.engine.backlog:
+        self.streams.pump()
+        if self.state is State.CLOSING and not len(self.streams) and not self.link.engine.backlog:
             self._drained.set()
 
     def link_closed(self, reason: str) -> None:
@@ -408,13 +217,7 @@ class Session:
         for callback in self.on_closed:
             callback()
         reason = self.closing_reason or reason
-        for stream in list(self._streams.values()):
-            if isinstance(stream, Flow | UdpFlow | Opening):
-                stream.stream_lost(FlowLost(f"the connection to {self.peer_name} was lost"))
-            elif isinstance(stream, Incoming):
-                stream.reset = True
-        self._streams.clear()
-        self._ready.clear()
+        self.streams.lose_all()
         if was is not State.CLOSED:
             self._owner.session_closed(self, reason)
 
@@ -440,7 +243,7 @@ class Session:
         while message is not None:
             reply, member = self._prover.receive(message)
             if reply:
-                self.send_stream(_CONTROL_STREAM, reply, False)
+                self.streams.send_stream(_CONTROL_STREAM, reply, False)
             if isinstance(self._prover, Responder) and self._prover.refused:
                 self.link.settle()
                 raise Refused("this identity is not admitted")
@@ -464,10 +267,7 @@ class Session:
             return
         match message:
             case messages.Credit():
-                for stream_id, limit in message.limits:
-                    stream = self._streams.get(stream_id)
-                    if isinstance(stream, Flow):
-                        stream.credit_received(limit)
+                self.streams.credit(message.limits)
             case messages.Peers():
                 self._owner.peers_received(self, message.records)
             case messages.Ping():
@@ -484,11 +284,6 @@ class Session:
         for callback in self.on_settled:
             callback()
         self.on_settled.clear()
-
-    def _overrun(self) -> None:
-        self._overruns += 1
-        if self._overruns >= OVERRUNS_LIMIT:
-            self._fail(_CLOSE_PROTOCOL, "credit was exceeded three times")
 
     def _auth_timed_out(self) -> None:
         self._fail(_CLOSE_AUTH, f"no authentication within {AUTH_TIMEOUT_S:.0f} s")

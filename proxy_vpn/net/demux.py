@@ -38,7 +38,7 @@ class Demultiplexer:
 
     def __init__(self, sockets: Sequence[UdpSocket]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._sockets = {socket.family: socket for socket in sockets}
+        self._sockets = list(sockets)
         self.links: dict[bytes, LinkReceiver] = {}
         self.on_sealed: Callable[[bytes, Path], LinkReceiver | None] = lambda datagram, path: None
         self.on_krpc: Callable[[bytes, Address], None] = lambda datagram, source: None
@@ -51,27 +51,32 @@ class Demultiplexer:
     @property
     def addresses(self) -> list[Address]:
         """Where the sockets are bound."""
-        return [socket.address for socket in self._sockets.values()]
+        return [socket.address for socket in self._sockets]
 
     def close(self) -> None:
         """Close the sockets; idempotent."""
-        for socket in self._sockets.values():
+        for socket in self._sockets:
             self._loop.remove_reader(socket.fileno())
             self._loop.remove_writer(socket.fileno())
             socket.close()
         self._sockets.clear()
 
     def send(self, datagrams: Sequence[bytes], path: Path) -> None:
-        """Send on the socket of the path's family; a family we don't have drops them."""
-        socket = self._sockets.get(path.remote.family)
+        """Send on the path's socket; what goes to a family we don't have is dropped."""
+        socket = self._socket_of(path)
         if socket is not None:
             self.sent_bytes += sum(map(len, datagrams))
             socket.send(datagrams, path)
 
     def congested(self, path: Path) -> bool:
-        """Whether the kernel holds back that path's family."""
-        socket = self._sockets.get(path.remote.family)
+        """Whether the kernel holds back that path's socket."""
+        socket = self._socket_of(path)
         return socket is not None and socket.congested
+
+    def _socket_of(self, path: Path) -> UdpSocket | None:
+        """The socket bound to the path's own address, else the first of its family."""
+        family = [socket for socket in self._sockets if socket.family == path.remote.family]
+        return next((socket for socket in family if socket.address.ip == path.local), family[0] if family else None)
 
     def _await_writable(self, socket: UdpSocket) -> None:
         self._loop.add_writer(socket.fileno(), self._writable, socket)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -77,7 +78,7 @@ class RendezvousHandle:
         self._on_peer = on_peer
         self._urgency = urgency
         self._schedule = dht.new_schedule()
-        self._stepped_at = -TOPICS_S
+        self._stepped_at = -math.inf
 
     @property
     def announced(self) -> int | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from proxy_vpn.net.demux import Demultiplexer
@@ -159,8 +160,10 @@ class Link:
             self._guard(lambda: self.engine.ping(0))
             self.wake()
         if self._packets_since_update >= KEY_UPDATE_PACKETS:
-            self._packets_since_update = 0
-            self._guard(self.engine.update_keys)
+            # An engine refuses while an earlier update is not answered yet: then the next call tries again.
+            with suppress(Exception):
+                self.engine.update_keys()
+                self._packets_since_update = 0
 
     def kick(self) -> None:
         """The path changed or came back: probe at once instead of after the engine's backed-off timeout."""

@@ -1,0 +1,301 @@
+"""The streams of one session: its flows, those being opened or offered, and what they share of the connection.
+
+Stream 0 is not among them. Opening a flow ends with a Flow in place the moment its status byte is read, so no byte
+that follows can be missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from proxy_vpn.addresses import Target
+from proxy_vpn.errors import FlowError, FlowLost, Status, WireError
+from proxy_vpn.mesh.datagrams import DatagramSender
+from proxy_vpn.mesh.flow import CHUNK_BYTES, RESET_CODE, Budget, Flow, UdpFlow
+from proxy_vpn.mesh.openings import Head, Incoming, IncomingTcp, IncomingUdp, Opening, refusal
+from proxy_vpn.net.engine import StreamsExhausted
+from proxy_vpn.net.quic import BACKLOG_BYTES, Link
+from proxy_vpn.wire import messages
+
+OPEN_TIMEOUT_S = 15.0
+STREAM_WAIT_S = 10.0
+STREAM_RETRY_S = 0.05
+FLOWS_LIMIT = 1024
+OVERRUNS_LIMIT = 3
+ENDED_REMEMBERED = 4096
+SMALL_WRITE_BYTES = 4096
+SMALL_BACKLOG_BYTES = 512 * 1024
+_AnyFlow = TypeVar("_AnyFlow", Flow, UdpFlow)
+_Stream = Flow | UdpFlow | Incoming | Opening[Flow] | Opening[UdpFlow] | Head
+
+
+class Streams:
+    """What flows see of their session (the Carrier), and the session of its flows.
+
+    `initiator` says which stream ids are ours, `on_offer` hears what the peer asks for, `is_open` and `takes_new`
+    whether streams may be answered and begun.
+    """
+
+    def __init__(
+        self,
+        *,
+        initiator: bool,
+        budget: Budget,
+        on_offer: Callable[[Incoming], None],
+        is_open: Callable[[], bool],
+        takes_new: Callable[[], bool],
+    ) -> None:
+        self.peer_name = "?"
+        self.budget = budget
+        self.link: Link
+        self.path_rtt_s: Callable[[], float | None] = lambda: None
+        self._initiator = initiator
+        self._on_offer = on_offer
+        self._is_open = is_open
+        self._takes_new = takes_new
+        self._streams: dict[int, _Stream] = {}
+        self._ready: dict[Flow, None] = {}
+        self._grants: dict[int, int] = {}
+        self._ended: dict[int, None] = {}
+        self._datagrams = DatagramSender()
+        self._overruns = 0
+        self._least_rtt_s: float | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    # --- Carrier ------------------------------------------------------------------------------------------------
+
+    @property
+    def rtt_s(self) -> float | None:
+        """The smallest round trip seen: without the queues that our own windows make."""
+        seen = [rtt for rtt in (self._least_rtt_s, self.link.engine.rtt_s) if rtt is not None]
+        measured = self.path_rtt_s()
+        if measured is not None:
+            seen.append(measured)
+        self._least_rtt_s = min(seen, default=None)
+        return self._least_rtt_s
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def has_room(self, size: int) -> bool:
+        limit = SMALL_BACKLOG_BYTES if size <= SMALL_WRITE_BYTES else BACKLOG_BYTES
+        return self.link.engine.backlog < limit and not self.link.closed
+
+    def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
+        if self.link.closed:
+            return
+        # Both packages raise for a stream that the peer has just stopped; the event that says so is on its way.
+        with suppress(Exception):
+            self.link.engine.send(stream_id, data, end)
+        self.link.wake()
+
+    def flow_ready(self, flow: Flow) -> None:
+        self._ready[flow] = None
+        self.link.wake()
+
+    def grant(self, stream_id: int, limit: int) -> None:
+        self._grants[stream_id] = limit
+        self.link.wake()
+
+    def abort_stream(self, stream_id: int) -> None:
+        if not self.link.closed:
+            self.link.engine.abort(stream_id, RESET_CODE)
+            self.link.wake()
+
+    def refuse_stream(self, stream_id: int) -> None:
+        if not self.link.closed:
+            self.link.engine.refuse(stream_id, RESET_CODE)
+            self.link.wake()
+
+    def flow_ended(self, stream_id: int) -> None:
+        self._forget(stream_id)
+        self._grants.pop(stream_id, None)
+        self.link.wake()
+
+    def send_flow_datagram(self, stream_id: int, payload: bytes) -> None:
+        if self.link.closed:
+            return
+        for frame in self._datagrams.frames(stream_id, payload, self.link.engine.datagram_limit, self.now()):
+            self.link.engine.send_datagram(frame)
+        self.link.wake()
+
+    # --- opening and answering ----------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether streams can still be answered."""
+        return self._is_open()
+
+    async def open_tcp(self, target: Target) -> Flow:
+        """A TCP flow to a port of the peer; raises FlowError."""
+        return await self._open("tcp", target, lambda stream_id, sent: Flow(self, stream_id, target, sent, received=1))
+
+    async def open_udp(self, target: Target) -> UdpFlow:
+        """A UDP flow to a port of the peer; raises FlowError."""
+        return await self._open("udp", target, lambda stream_id, sent: UdpFlow(self, stream_id, target))
+
+    async def _open(self, kind: str, target: Target, make: Callable[[int, int], _AnyFlow]) -> _AnyFlow:
+        stream_id = await self._next_stream()
+        head = messages.encode_open(messages.Open(kind, 0, target.port))
+        answer: asyncio.Future[_AnyFlow] = self._loop.create_future()
+
+        def answered(status: Status) -> _AnyFlow | None:
+            if status is Status.OK:
+                flow = make(stream_id, len(head))
+                self._streams[stream_id] = flow
+                answer.set_result(flow)
+                return flow
+            answer.set_exception(refusal(status, target))
+            return None
+
+        self._streams[stream_id] = Opening(answer, answered)
+        self.send_stream(stream_id, head, False)
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                return await answer
+        except TimeoutError:
+            self._drop(stream_id)
+            raise FlowError(Status.TIMEOUT, f"{target} did not answer within {OPEN_TIMEOUT_S:.0f} s") from None
+        except BaseException:
+            self._drop(stream_id)
+            raise
+
+    async def _next_stream(self) -> int:
+        try:
+            async with asyncio.timeout(STREAM_WAIT_S):
+                while True:
+                    if not self._takes_new():
+                        raise FlowError(Status.UNREACHABLE, f"{self.peer_name} has just gone", "try again")
+                    try:
+                        return self.link.engine.open_stream()
+                    except StreamsExhausted:
+                        # No event tells when the peer raises its limit; ended streams do it.
+                        await asyncio.sleep(STREAM_RETRY_S)
+        except TimeoutError:
+            hint = "close some and try again"
+            raise FlowError(Status.LIMIT, f"too many connections to {self.peer_name}", hint) from None
+
+    def answer(self, stream_id: int, status: Status, flow: Flow | UdpFlow | None) -> None:
+        """The status byte of a flow that the peer asked for."""
+        if flow is None:
+            self._forget(stream_id)
+            self.send_stream(stream_id, bytes((status,)), True)
+            return
+        self._streams[stream_id] = flow
+        self.send_stream(stream_id, bytes((status,)), False)
+        if isinstance(flow, UdpFlow):
+            for frame in self._datagrams.kept(stream_id):
+                self._loop.call_soon(flow.frame_received, frame, self.now())
+
+    def _drop(self, stream_id: int) -> None:
+        self._forget(stream_id)
+        self.abort_stream(stream_id)
+
+    def _forget(self, stream_id: int) -> None:
+        """The stream is over: what still comes of it is not a new one."""
+        self._streams.pop(stream_id, None)
+        self._ended[stream_id] = None
+        if len(self._ended) > ENDED_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+
+    # --- what the engine reports of them ------------------------------------------------------------------------
+
+    def received(self, stream_id: int, data: bytes, end: bool) -> None:
+        """Bytes of a stream; raises WireError once credit was exceeded three times."""
+        stream = self._streams.get(stream_id)
+        if isinstance(stream, Flow | UdpFlow | Opening):
+            if not stream.stream_received(data, end):
+                self._overruns += 1
+                if self._overruns >= OVERRUNS_LIMIT:
+                    raise WireError("credit was exceeded three times")
+        elif isinstance(stream, Incoming):
+            if not stream.buffer(data, end):
+                self._drop(stream_id)
+        elif stream is not None or (stream_id & 3 == self._initiator and stream_id not in self._ended):
+            self._head_received(stream_id, data, end)
+
+    def _head_received(self, stream_id: int, data: bytes, end: bool) -> None:
+        head = self._streams.get(stream_id)
+        if not isinstance(head, Head):
+            if not self._takes_new() or len(self._streams) >= FLOWS_LIMIT:
+                self.answer(stream_id, Status.LIMIT, None)
+                return
+            head = self._streams[stream_id] = Head()
+        head.buffer += data
+        try:
+            parsed = messages.split_open(head.buffer)
+        except WireError:
+            self._drop(stream_id)
+            return
+        if parsed is None:
+            if end:
+                self._drop(stream_id)
+            return
+        opened, size = parsed
+        kind = IncomingUdp if opened.kind == "udp" else IncomingTcp
+        offer = kind(self, stream_id, opened.port, size, bytes(head.buffer[size:]), end)
+        self._streams[stream_id] = offer
+        self._on_offer(offer)
+
+    def broken(self, stream_id: int, *, sending: bool) -> None:
+        """The peer reset its direction of a stream, or (`sending`) takes no more of ours."""
+        stream = self._streams.get(stream_id)
+        if isinstance(stream, Flow | UdpFlow | Opening):
+            if sending:
+                stream.sending_refused()
+            else:
+                stream.stream_reset()
+        elif stream is not None:
+            if isinstance(stream, Incoming):
+                stream.reset = True
+            self._drop(stream_id)
+
+    def datagram(self, data: bytes, now: float) -> None:
+        """A DATAGRAM frame."""
+        try:
+            stream_id = messages.split_datagram(data)[0]
+        except WireError:
+            return
+        stream = self._streams.get(stream_id)
+        if isinstance(stream, UdpFlow):
+            stream.frame_received(data, now)
+        elif not isinstance(stream, Flow):
+            self._datagrams.keep(stream_id, data, now)
+
+    def credit(self, limits: list[tuple[int, int]]) -> None:
+        """How far the peer lets flows be sent."""
+        for stream_id, limit in limits:
+            stream = self._streams.get(stream_id)
+            if isinstance(stream, Flow):
+                stream.credit_received(limit)
+
+    def take_grants(self) -> list[tuple[int, int]]:
+        """The credit to announce now."""
+        grants, self._grants = list(self._grants.items()), {}
+        return grants
+
+    def pump(self) -> None:
+        """Give the engine one more chunk, of the flow whose turn it is."""
+        if self._ready and self.has_room(CHUNK_BYTES):
+            flow = next(iter(self._ready))
+            del self._ready[flow]
+            if flow.ready:
+                flow.pump()
+                if flow.ready:
+                    self._ready[flow] = None
+
+    def lose_all(self) -> None:
+        """The connection is over."""
+        for stream in list(self._streams.values()):
+            if isinstance(stream, Flow | UdpFlow | Opening):
+                stream.stream_lost(FlowLost(f"the connection to {self.peer_name} was lost"))
+            elif isinstance(stream, Incoming):
+                stream.reset = True
+        self._streams.clear()
+        self._ready.clear()
