@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from os import PathLike
 from typing import NamedTuple
 
 from proxy_vpn.errors import UsageError, WireError
@@ -16,6 +17,10 @@ RESERVED_NAMES = frozenset({"localhost", "wpad", "isatap", "pvpn"})
 NETWORK_SUFFIX = ".pvpn"
 _PORT_DIGITS = 5
 _HOST_PATTERN = re.compile(r"[!-~]{1,255}")
+_FORWARD_PATTERN = re.compile(
+    r"(?:unix:(?P<path>.+)|(?:(?P<host>\[[^]]+\]|[^:\[\]]*):)?(?P<port>\d+)):(?P<peer>[^:\[\]]+):(?P<peer_port>\d+)",
+    re.DOTALL,
+)
 
 
 class Scope(IntEnum):
@@ -73,7 +78,7 @@ class Address(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Address:
         """From `192.0.2.1:6881` or `[2001:db8::1]:6881`; raises UsageError."""
-        host, port = split_host_port(text)
+        host, port = split_host_port(text, example="192.0.2.1:41641")
         try:
             ip = ip_address(host)
             if "%" in host:
@@ -97,9 +102,9 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
-    def parse(cls, text: str) -> Target:
-        """From `peer-b:22` or `[::1]:22`; raises UsageError."""
-        return cls(*split_host_port(text))
+    def parse(cls, text: str, example: str = "peer-b:22") -> Target:
+        """From `peer-b:22` or `[::1]:22`; raises UsageError, whose hint shows the `example`."""
+        return cls(*split_host_port(text, example=example))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,28 +126,43 @@ class ForwardSpec:
         """From `2222:peer-b:22`, `127.0.0.1:0:peer-b:22`, `5353:peer-b:53/udp` or `unix:/path:peer-b:22`."""
         hint = "write 2222:peer-b:22, 127.0.0.1:0:peer-b:22, 5353:peer-b:53/udp or unix:/path:peer-b:22"
         bad = UsageError(f"{text!r} is not a forward", hint)
-        body, udp = text.removesuffix("/udp"), text.endswith("/udp")
-        body = body.removesuffix("/tcp")
+        udp = text.endswith("/udp")
+        match = _FORWARD_PATTERN.fullmatch(text.removesuffix("/udp" if udp else "/tcp"))
+        if match is None or (match["path"] and udp):
+            raise bad
         try:
-            if body.startswith("unix:"):
-                path, host, port = body.removeprefix("unix:").rsplit(":", 2)
-                if not path or udp:
-                    raise bad
-                return cls("", 0, Target(_target_host(host, bad), parse_port(port)), path=path)
-            match = re.fullmatch(r"(?:(\[[^]]+\]|[^:\[\]]*):)?(\d+):([^:\[\]]+):(\d+)", body)
-            if match is None:
-                raise bad
-            host = (match[1] or "127.0.0.1").strip("[]")
-            listen_port = parse_port(match[2], lowest=0)
-            return cls(host, listen_port, Target(_target_host(match[3], bad), parse_port(match[4])), udp=udp)
-        except (UsageError, ValueError):
+            port = parse_port(match["port"] or "0", lowest=0)
+            peer_port = parse_port(match["peer_port"])
+        except UsageError:
             raise bad from None
+        target = Target(_peer_host(match["peer"]), peer_port)
+        if match["path"]:
+            return cls("", 0, target, path=match["path"])
+        return cls(listen_ip((match["host"] or "127.0.0.1").strip("[]")), port, target, udp=udp)
 
 
-def _target_host(host: str, bad: UsageError) -> str:
-    if _HOST_PATTERN.fullmatch(host) is None or set(host) & set("[]:"):
-        raise bad
-    return host.lower()
+def _peer_host(host: str) -> str:
+    """`peer-b`, `peer-b.pvpn` or `peer-b.home.pvpn`, in lower case: a forward leads to peers alone."""
+    name = host.lower().removesuffix(".")
+    qualified = name.endswith(NETWORK_SUFFIX)
+    labels = name.removesuffix(NETWORK_SUFFIX).split(".")
+    if len(labels) > 1 + qualified or not all(valid_name(label) for label in labels):
+        hint = "a forward leads to a peer: 2222:peer-b:22 or 2222:peer-b.home.pvpn:22"
+        raise UsageError(f"{host!a} can't be a peer's name", hint)
+    return name
+
+
+def listen_ip(text: str) -> str:
+    """The IP to listen at, numeric or `localhost`; raises UsageError: no name server is ever asked."""
+    if text.lower() == "localhost":
+        return "127.0.0.1"
+    try:
+        if "%" in text:
+            raise ValueError("a zone, which an Address has no room for")
+        return str(ip_address(text))
+    except ValueError:
+        hint = "write 127.0.0.1, or 0.0.0.0 for every address"
+        raise UsageError(f"{text!a} is not an address to listen at", hint) from None
 
 
 def parse_port(text: str, lowest: int = 1) -> int:
@@ -152,15 +172,22 @@ def parse_port(text: str, lowest: int = 1) -> int:
     return int(text)
 
 
-def split_host_port(text: str, lowest_port: int = 1) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` to its parts; raises UsageError."""
+def split_host_port(text: str, lowest_port: int = 1, example: str = "peer-b:22") -> tuple[str, int]:
+    """`host:port` or `[v6]:port` to its parts; raises UsageError, whose hint shows the `example`."""
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or _HOST_PATTERN.fullmatch(host) is None or (":" in host and not bracketed):
-        raise UsageError(f"{text!r} is not HOST:PORT", "write peer-b:22 or [::1]:22")
+        hint = f"write {example} or [::1]:{example.rpartition(':')[2]}"
+        raise UsageError(f"{text!r} is not HOST:PORT", hint)
     return (host[1:-1] if bracketed else host), parse_port(port, lowest_port)
 
 
 def valid_name(name: str) -> bool:
     """Whether a peer or network may bear this name: `[a-z0-9-]{1,32}` and not a reserved word."""
     return NAME_PATTERN.fullmatch(name) is not None and name not in RESERVED_NAMES
+
+
+def shown(path: str | PathLike[str]) -> str:
+    """A local path as it may be printed: itself if every character can be, else escaped."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)[1:-1]

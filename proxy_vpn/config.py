@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 import msgspec
 
-from proxy_vpn.addresses import Address, ForwardSpec, Target, parse_port, split_host_port, valid_name
+from proxy_vpn.addresses import (
+    Address,
+    ForwardSpec,
+    Target,
+    listen_ip,
+    parse_port,
+    shown,
+    split_host_port,
+    valid_name,
+)
 from proxy_vpn.errors import UsageError
 from proxy_vpn.keys import NetworkKey, load_key_file
 
@@ -45,21 +53,27 @@ class Expose(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Expose:
-        """From `none`, `all`, `default`, `8000` or `8000,9000-9010`; raises UsageError."""
+        """From `none`, `all`, `default`, `8000`, `8000,9000-9010` or `none,8000`; raises UsageError."""
         return cls().extended(text)
 
     def extended(self, text: str) -> Expose:
         """These rules and one more spec: ports are added, a mode replaces the mode; `none` also drops all ports."""
-        word = text.strip().lower()
-        if word == "none":
-            return Expose("none")
-        if word == "default" or word == "all":
-            return Expose("default" if word == "default" else "all", self.ports)
-        return Expose(self.mode, self.ports.union(*(_port_range(part, text) for part in word.split(","))))
+        mode, ports = self.mode, self.ports
+        for part in text.lower().split(","):
+            word = part.strip()
+            if word == "none":
+                mode, ports = "none", frozenset()
+            elif word == "default":
+                mode = "default"
+            elif word == "all":
+                mode = "all"
+            else:
+                ports = ports.union(_port_range(word, text))
+        return Expose(mode, ports)
 
     def __str__(self) -> str:
-        words = [] if self.mode == "default" and self.ports else [self.mode]
-        return ",".join([*words, *_runs(sorted(self.ports))])
+        """As `parse` takes it: the mode is always named, because ports come on top of it."""
+        return ",".join([self.mode, *_runs(sorted(self.ports))])
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +115,7 @@ def load_keys(paths: Iterable[str | Path]) -> tuple[NetworkKey, ...]:
         key = load_key_file(path)
         for other in keys:
             if other.network_id == key.network_id:
-                raise UsageError(f"{str(path)!a} is a network that was already given", "give each key file once")
+                raise UsageError(f"{shown(path)} is a network that was already given", "give each key file once")
             if other.name == key.name:
                 hint = "change the line `name` in one of the files"
                 raise UsageError(f"two networks are called {key.name}", hint)
@@ -118,7 +132,7 @@ def default_name(host_name: str, fallback: str = FALLBACK_NAME) -> str:
 
 
 def parse_proxy(text: str) -> Target:
-    """Where a proxy listens: `1080`, `127.0.0.1:1080` or `[::1]:0`; loopback unless said otherwise."""
+    """Where a proxy listens: `1080`, `127.0.0.1:1080`, `localhost:1080` or `[::1]:0`; loopback unless it says more."""
     if _is_port(text):
         return Target("127.0.0.1", parse_port(text, lowest=0))
     address = _numeric(text, "write 1080 or 127.0.0.1:1080")
@@ -140,19 +154,17 @@ def _is_port(text: str) -> bool:
 def _numeric(text: str, hint: str) -> Address:
     try:
         host, port = split_host_port(text, lowest_port=0)
-        address = Address(str(ip_address(host)), port)
-        address.packed()  # refuses a zone, which an Address has no room for
-        return address
-    except (UsageError, ValueError, OSError):
+        return Address(listen_ip(host), port)
+    except UsageError:
         raise UsageError(f"{text!a} is not an address to listen at", hint) from None
 
 
 def _port_range(part: str, text: str) -> range:
-    first, dash, last = part.strip().partition("-")
+    first, dash, last = part.partition("-")
     try:
         low = parse_port(first)
         high = parse_port(last) if dash else low
-    except (UsageError, ValueError):
+    except UsageError:
         low, high = 1, 0
     if low > high:
         raise UsageError(f"{text!a} can't be exposed", "write none, all, default, 8000 or 8000,9000-9010")

@@ -26,7 +26,7 @@ import nacl.utils
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
-from proxy_vpn.addresses import valid_name
+from proxy_vpn.addresses import shown, valid_name
 from proxy_vpn.errors import KeyFileError
 
 KEY_BYTES: Final = 32
@@ -207,35 +207,34 @@ def short_id(identity: bytes) -> str:
 
 def load_key_file(path: str | os.PathLike[str]) -> NetworkKey:
     """Read and check a key file; raises KeyFileError with what to do about it."""
-    shown = ascii(str(path))[1:-1]
+    name, quoted = shown(path), shlex.quote(shown(path))
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(MAX_KEY_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise KeyFileError(f"there is no key file {shown}", f"make one with: pvpn keygen {shown}") from None
+        raise KeyFileError(f"there is no key file {name}", f"make one with: pvpn keygen {quoted}") from None
     except IsADirectoryError:
-        raise KeyFileError(f"{shown} is a directory", "give the key file itself") from None
+        raise KeyFileError(f"{name} is a directory", "give the key file itself") from None
     except OSError as error:
-        raise KeyFileError(f"can't read the key file {shown}: {error.strerror}", "check its owner and path") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise KeyFileError(
-            f"others on this machine can read the key file {shown}", f"run: chmod 600 {shlex.quote(shown)}"
-        )
+        raise KeyFileError(f"can't read the key file {name}: {error.strerror}", "check its owner and path") from None
     if len(data) > MAX_KEY_FILE_BYTES:
-        raise KeyFileError(f"{shown} is too large for a key file", "give a file that pvpn keygen made")
-    return parse_key_file(data, shown)
+        raise KeyFileError(f"{name} is too large for a key file", "give a file that pvpn keygen made")
+    _key_lines(data, name)  # nobody is told to chmod a file that is something else
+    if stat.S_IMODE(mode) & 0o077:
+        raise KeyFileError(f"others on this machine can read the key file {name}", f"run: chmod 600 {quoted}")
+    return parse_key_file(data, name)
 
 
 def write_key_file(path: str | os.PathLike[str], key: NetworkKey) -> None:
     """Write a new key file, 0600 and flushed to disk; never overwrites. Raises KeyFileError."""
-    shown = ascii(str(path))[1:-1]
+    name = shown(path)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise KeyFileError(f"{shown} exists and is not overwritten", "choose another name, or move it away") from None
+        raise KeyFileError(f"{name} exists and is not overwritten", "choose another name, or move it away") from None
     except OSError as error:
-        raise KeyFileError(f"can't write {shown}: {error.strerror}", "choose a directory you may write to") from None
+        raise KeyFileError(f"can't write {name}: {error.strerror}", "choose a directory you may write to") from None
     try:
         with open(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)
@@ -246,9 +245,7 @@ def write_key_file(path: str | os.PathLike[str], key: NetworkKey) -> None:
     except OSError as error:
         with suppress(OSError):
             os.unlink(path)
-        raise KeyFileError(
-            f"can't write {shown}: {error.strerror}", "free some space, or choose another disk"
-        ) from None
+        raise KeyFileError(f"can't write {name}: {error.strerror}", "free some space, or choose another disk") from None
 
 
 def format_key_file(key: NetworkKey) -> bytes:
@@ -267,19 +264,16 @@ name {key.name}
 """.encode()
 
 
-def parse_key_file(data: bytes, shown: str = "this file") -> NetworkKey:
-    """The inverse of `format_key_file`; raises KeyFileError. `shown` names the file in errors."""
-    text = data.decode("utf-8", "backslashreplace")
-    lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not lines or lines[0][0] != "pvpn-key":
-        raise KeyFileError(f"{shown} is not a pvpn key file", "make one with pvpn keygen, or copy it again")
+def parse_key_file(data: bytes, name: str = "this file") -> NetworkKey:
+    """The inverse of `format_key_file`; raises KeyFileError. `name` is the file's in errors."""
+    lines = _key_lines(data, name)
     if lines[0][1:] != [FILE_VERSION]:
-        raise KeyFileError(f"{shown} was made by a newer pvpn", "update pvpn on this machine")
+        raise KeyFileError(f"{name} was made by a newer pvpn", "update pvpn on this machine")
     values = {line[0]: line[1] for line in lines[1:] if len(line) == 2}
     expected = ("name", "network", "secret", "generation", "mode", "checksum")
     if missing := [word for word in expected if word not in values]:
-        raise KeyFileError(f"{shown} is cut short: it has no line `{missing[0]}`", "copy it again")
-    damaged = KeyFileError(f"{shown} is damaged: its checksum does not fit", "copy it again from a machine that works")
+        raise KeyFileError(f"{name} is cut short: it has no line `{missing[0]}`", "copy it again")
+    damaged = KeyFileError(f"{name} is damaged: its checksum does not fit", "copy it again from a machine that works")
     if len(lines) != len(expected) + 1 or not values["generation"].isdecimal() or len(values["generation"]) > 10:
         raise damaged
     checked = "".join(f"{word} {values[word]}\n" for word in expected[1:-1])
@@ -290,6 +284,15 @@ def parse_key_file(data: bytes, shown: str = "this file") -> NetworkKey:
     except ValueError:
         raise damaged from None
     return NetworkKey(values["name"], network_id, secret, int(values["generation"]), values["mode"])
+
+
+def _key_lines(data: bytes, name: str) -> list[list[str]]:
+    """The words of each line, comments aside; raises KeyFileError unless it begins as key files do."""
+    text = data.decode("utf-8", "backslashreplace")
+    lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines or lines[0][0] != "pvpn-key":
+        raise KeyFileError(f"{name} is not a pvpn key file", "make one with pvpn keygen, or copy it again")
+    return lines
 
 
 def _checked_lines(key: NetworkKey) -> bytes:

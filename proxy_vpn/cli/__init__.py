@@ -1,77 +1,18 @@
-"""The command `pvpn`. Every command but keygen, key, run and demo is one request to the running process.
-
-Whatever goes wrong ends as one line on stderr, `pvpn: what - what to do`, and an exit code: 1 for a failure,
-2 for a command that makes no sense. Commands import what they need when they run: a request takes no event loop.
-"""
+"""The command line, the top floor: `main` is the program `pvpn`; `command` holds its commands."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 
-import click
-
-from proxy_vpn import __version__
-from proxy_vpn.cli.keys import key, keygen
-from proxy_vpn.cli.requests import connect, expose, forget, forward, peers, ping, status
-from proxy_vpn.cli.run import demo, run
-from proxy_vpn.errors import PvpnError, UsageError
-
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 128 + 2
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="pvpn", message="%(prog)s %(version)s")
-def cli() -> None:
-    """A VPN that needs no server, no account, no configuration and no root: a network is a key file.
-
-    \b
-      pvpn keygen home.key                  once; copy home.key to the other machine
-      pvpn run home.key --socks 1080        on both
-      curl -x socks5h://127.0.0.1:1080 http://peer-b:8000/
-    """
-
-
-@cli.command()
-def version() -> None:
-    """Print the version."""
-    click.echo(f"pvpn {__version__}")
-
-
-for command in (keygen, key, run, forward, connect, expose, forget, status, peers, ping, demo):
-    cli.add_command(command)
+EXIT_INTERRUPTED = 128 + 2  # what a shell reports of a program that SIGINT ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (None: this process's); the answer is the exit code, never a traceback."""
     try:
-        code = cli.main(arguments, prog_name="pvpn", standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except PvpnError as error:
-        return _fail(str(error), EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return EXIT_USAGE
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        hint = f" - see: {context.command_path} --help" if context else ""
-        return _fail(error.format_message() + hint, EXIT_USAGE)
-    except (click.Abort, KeyboardInterrupt):
+        # Imported here, because Ctrl-C may come while it still is.
+        from proxy_vpn.cli.command import run_command
+
+        return run_command(arguments)
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end: let that succeed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
-    except Exception as error:  # the edge: a fault of ours is still one line for whoever typed the command
-        if os.environ.get("PVPN_DEBUG"):
-            raise
-        return _fail(f"internal error: {type(error).__name__}: {str(error)!a} - PVPN_DEBUG=1 shows where", EXIT_FAILURE)
-
-
-def _fail(text: str, code: int) -> int:
-    click.echo("pvpn: " + " ".join(text.split()), err=True)
-    return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ def keygen(file: Path, name: str | None, token: str | None) -> None:
 
     With --from-token, write the key of an existing network instead.
     """
-    from proxy_vpn.daemon.files import shown
+    from proxy_vpn.addresses import shown
     from proxy_vpn.keys import NetworkKey, write_key_file
 
     if token is None:
@@ -34,11 +35,12 @@ def keygen(file: Path, name: str | None, token: str | None) -> None:
         made = NetworkKey.from_token(_read_token() if token == "-" else token)
         made = _renamed(made, name) if name else made
     write_key_file(file, made)
-    click.echo(f"{shown(file)}: network {made.name}, fingerprint {made.fingerprint}")
+    quoted = _readable(shlex.quote(shown(file)))
+    click.echo(f"{_readable(shown(file))}: network {made.name}, fingerprint {made.fingerprint}")
     click.echo("Whoever holds this file is in the network. Copy it to another machine, over a way you trust:")
-    click.echo(f"  scp {shown(file)} other-machine:")
+    click.echo(f"  scp {quoted} other-machine:")
     click.echo("and run on both:")
-    click.echo(f"  pvpn run {shown(file)} --socks 1080")
+    click.echo(f"  pvpn run {quoted} --socks 1080")
 
 
 @click.group()
@@ -79,6 +81,12 @@ def _draw(loaded: NetworkKey) -> None:
     code.terminal(out=sys.stdout, border=2, compact=blocks)
     click.echo(f"The join token of {loaded.name}: whoever scans it is in the network.", err=True)
     click.echo("On the other machine: pvpn keygen home.key --from-token -", err=True)
+
+
+def _readable(text: str) -> str:
+    """The text as far as stdout's encoding has characters for it, the rest escaped."""
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _read_token() -> str:

@@ -43,7 +43,7 @@ def forward(spec: str | None, background: bool, listing: bool, remove: bool, net
         raise UsageError("--background, --list and --remove exclude each other", "give one of them")
     if listing:
         if spec:
-            raise UsageError("--list takes no SPEC", "see: pvpn forward --help")
+            raise UsageError("--list takes no SPEC", "see 'pvpn forward --help'")
         for item in ask.forwards():
             click.echo(item.spec + ("  until its pvpn forward ends" if item.held else ""))
         return
@@ -81,9 +81,10 @@ def connect(host: str, port: str, net: str, state: Path | None) -> int:
 @click.argument("spec", required=False)
 @state_option
 def expose(spec: str | None, state: Path | None) -> None:
-    """Let peers reach a port of this host until the process ends; without SPEC, list what they can reach.
+    """Open ports to peers.
 
-    SPEC is a port, 8000,9000-9010, none (close all), all (open loopback too) or default.
+    SPEC is a port, 8000,9000-9010, none (close all), all (open loopback too) or default; it holds until the
+    process ends. Without SPEC, list what peers can reach.
     """
     from proxy_vpn.config import Expose
     from proxy_vpn.daemon.status import render_expose
@@ -100,7 +101,10 @@ def expose(spec: str | None, state: Path | None) -> None:
 @net_option
 @state_option
 def forget(name: str, net: str, state: Path | None) -> None:
-    """Forget which machine the NAME of a peer belongs to, after that machine was installed anew."""
+    """Forget which machine bears a NAME.
+
+    For a machine that was installed anew: the next one of this name is accepted as the peer.
+    """
     from proxy_vpn.daemon.status import printable
 
     reply = client(state).forget(name, net)
@@ -114,7 +118,10 @@ def forget(name: str, net: str, state: Path | None) -> None:
 @net_option
 @state_option
 def status(as_json: bool, net: str, state: Path | None) -> None:
-    """Print what the running process does: networks, doors, what is open, the DHT, and its peers."""
+    """Show what the running process does.
+
+    Its networks and doors, what it opens to peers, the DHT, and its peers.
+    """
     from proxy_vpn.daemon.status import render_status
 
     answer = client(state).status(net)
@@ -129,7 +136,10 @@ def status(as_json: bool, net: str, state: Path | None) -> None:
 @net_option
 @state_option
 def peers(as_json: bool, net: str, state: Path | None) -> None:
-    """Print one line a peer: name, path, round trip, traffic, since when."""
+    """List peers, one line each.
+
+    Name, path, round trip, traffic, and since when.
+    """
     from proxy_vpn.daemon.status import PeersReply, render_peers
 
     answer = client(state).peers(net)
@@ -162,7 +172,7 @@ def ping(context: click.Context, peer: str, count: int, until_direct: bool, net:
         if until_direct and path.startswith("direct"):
             return
     if until_direct:
-        raise ControlError(f"the path to {peer!a} is not direct", "see: pvpn status")
+        raise ControlError(f"the path to {peer!a} is not direct", "see 'pvpn status'")
 
 
 def _ping_once(ask: ControlClient, peer: str, net: str, *, last: bool) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from proxy_vpn.config import Expose, Settings
 
 _LISTEN = "[HOST:]PORT"
+_PEER_EXAMPLE = "192.0.2.1:41641"
+_ROUTER_EXAMPLE = "router.example:6881"
 
 
 @click.command()
@@ -34,19 +36,28 @@ _LISTEN = "[HOST:]PORT"
 @option("--engine", type=click.Choice(["qh3", "aioquic"]), help="The QUIC engine; the best one unless given.")
 @option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Where to keep identities and known peers.")
 @option("--verbose", "-v", "verbosity", count=True, help="Say more; twice: everything.")
-def run(keys: tuple[Path, ...], **flags: object) -> int:
-    """Join the networks of one or more KEYS files (PVPN_KEYS) and stay until Ctrl-C.
+@click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input ends, with whoever holds it.")
+def run(keys: tuple[Path, ...], until_eof: bool, **flags: object) -> int:
+    """Join networks and stay until Ctrl-C. KEYS (PVPN_KEYS) are their key files, one or more.
 
     Options that may be given several times take several values, apart by spaces, from their variable.
     """
+    checked = settings(keys, **flags)  # type: ignore[arg-type]
+    if until_eof:
+        from proxy_vpn.daemon.lifeline import stop_with_stdin
+
+        stop_with_stdin()
     from proxy_vpn.daemon.node import run as run_node
 
-    return run_node(settings(keys, **flags))  # type: ignore[arg-type]
+    return run_node(checked)
 
 
 @click.command()
 def demo() -> int:
-    """Show it on this machine alone: a private DHT, two peers, a web service fetched through them."""
+    """Show the main job on this machine alone.
+
+    A private DHT, two peers, and a web service on one of them that is fetched through the other.
+    """
     from proxy_vpn.daemon.demo import run as run_demo
 
     return int(run_demo())
@@ -83,10 +94,10 @@ def settings(
         expose=_expose(expose),
         direct=not no_direct,
         listen=tuple(address for text in listen for address in config.parse_listen(text)),
-        peers=tuple(Target.parse(text) for text in peers),
+        peers=tuple(Target.parse(text, _PEER_EXAMPLE) for text in peers),
         dht=not no_dht,
         dht_serve=dht_serve,
-        dht_bootstrap=tuple(Target.parse(text) for text in dht_bootstrap) or config.DHT_ROUTERS,
+        dht_bootstrap=tuple(Target.parse(text, _ROUTER_EXAMPLE) for text in dht_bootstrap) or config.DHT_ROUTERS,
         engine=next((known for known in config.ENGINES if known == engine), None),
         state=state,
         verbosity=verbosity,

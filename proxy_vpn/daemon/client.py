@@ -15,6 +15,7 @@ import msgspec
 
 from proxy_vpn.daemon import messages, sockets
 from proxy_vpn.daemon.status import SCHEMA, DaemonStatus, ExposeStatus, ForwardStatus, PeersReply, PeerStatus
+from proxy_vpn.doors.stdio import not_running
 from proxy_vpn.errors import ControlError, PvpnError, UsageError
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -119,7 +120,7 @@ class HeldForward:
                     break
             except (OSError, http.client.HTTPException):
                 break
-        raise ControlError("the forward ended: it was removed, or the running pvpn stopped", "see: pvpn status")
+        raise ControlError("the forward ended: it was removed, or the running pvpn stopped", "see 'pvpn status'")
 
     def close(self) -> None:
         self._connection.close()
@@ -144,10 +145,9 @@ class _UnixConnection(http.client.HTTPConnection):
             self.sock.connect(str(self._path))
             self.sock.settimeout(ANSWER_TIMEOUT_S)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            hint = "start one with: pvpn run home.key --socks 1080 (or name its directory with --state)"
-            raise ControlError(f"no pvpn is running with {str(self._path.parent)!a}", hint) from None
+            raise not_running(str(self._path)) from None
         except OSError as error:
-            what = f"can't ask the pvpn at {str(self._path)!a}: {error.strerror or error}"
+            what = f"can't ask the pvpn at {str(self._path)!r}: {error.strerror or error}"
             raise ControlError(what, "run this as the user who started it") from None
 
 

@@ -264,4 +264,4 @@ def _listen(path: Path) -> socket.socket:
         return listener
     except OSError as error:
         listener.close()
-        raise StateError(f"can't listen on {str(path)!a}: {error.strerror}", "give another --state") from None
+        raise StateError(f"can't listen on {str(path)!r}: {error.strerror}", "give another --state") from None

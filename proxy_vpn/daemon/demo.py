@@ -2,6 +2,7 @@
 
 A private DHT on loopback, two peers as separate processes that share nothing but a key file, a small web service
 on one of them, fetched through the other's SOCKS port and through a forward. Each step is printed with its time.
+However the demo ends, its processes end too, and unless it is killed outright its directory goes with them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, Queue
+from types import FrameType
 
+from proxy_vpn.daemon.lifeline import stop_with_stdin
 from proxy_vpn.errors import StateError
 from proxy_vpn.keys import NetworkKey, write_key_file
 from proxy_vpn.net.private_dht import PrivateDht
@@ -60,7 +63,7 @@ class _Steps:
 
 
 class _Child:
-    """A process of the demo (`python -m` and arguments), whose lines are waited for."""
+    """A process of the demo (`python -m` and arguments) that lives as long as its stdin; its lines are waited for."""
 
     def __init__(self, name: str, *arguments: str) -> None:
         self._name = name
@@ -68,7 +71,7 @@ class _Child:
         self._said: list[str] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -102,7 +105,8 @@ class _Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        assert self._process.stdout is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
         self._process.stdout.close()
 
 
@@ -140,6 +144,7 @@ def _socks_fetch(proxy: str, host: str, port: int) -> bytes:
 
 async def _serve_dht(size: int) -> None:
     """The demo's DHT, in a process of its own until SIGTERM."""
+    stop_with_stdin()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with PrivateDht(size) as dht:
@@ -147,10 +152,28 @@ async def _serve_dht(size: int) -> None:
         await stop.wait()
 
 
+@contextlib.contextmanager
+def _tidy_end() -> Iterator[None]:
+    """Make the signals that end a process unwind it instead; the first one counts."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run() -> int:
     """The whole demo; 0 if every step worked. Raises PvpnError."""
     steps = _Steps()
-    with contextlib.ExitStack() as stack:
+    with _tidy_end(), contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pvpn-demo-")))
         key_file = directory / "demo.key"
         write_key_file(key_file, NetworkKey.generate("demo"))
@@ -162,9 +185,9 @@ def run() -> int:
         port = stack.enter_context(_web_service())
 
         def peer(name: str, number: int, *extra: str) -> _Child:
-            common = ("proxy_vpn", "run", str(key_file), "--name", name, "--state", str(directory / name))
-            address = f"127.0.{200 + number}.1:0"
-            child = _Child(name, *common, "--listen", address, "--dht-bootstrap", bootstrap, *extra)
+            command = ("proxy_vpn", "run", str(key_file), "--until-eof")
+            own = ("--name", name, "--state", str(directory / name), "--listen", f"127.0.{200 + number}.1:0")
+            child = _Child(name, *command, *own, "--dht-bootstrap", bootstrap, *extra)
             stack.callback(child.stop)
             return child
 

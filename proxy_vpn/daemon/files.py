@@ -7,10 +7,12 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Final, TypeVar
 
 import msgspec
 
+from proxy_vpn.addresses import shown
 from proxy_vpn.errors import StateError
 
 log = logging.getLogger(__name__)
@@ -83,7 +85,8 @@ def make_private(directory: Path) -> None:
             raise StateError(f"{shown(directory)} belongs to another user", "choose another directory with --state")
         if status.st_mode & 0o077:
             if any(directory.iterdir()):
-                raise StateError(f"others can look into {shown(directory)}", f"run: chmod 700 {shown(directory)}")
+                hint = f"run: chmod 700 {quote(shown(directory))}"
+                raise StateError(f"others can look into {shown(directory)}", hint)
             directory.chmod(0o700)
     except OSError as error:
         hint = "choose another directory with --state"
@@ -105,8 +108,3 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def shown(path: Path | str) -> str:
-    """A path as it may be printed."""
-    return ascii(str(path))[1:-1]

@@ -16,7 +16,7 @@ from proxy_vpn.daemon.status import (
     OpenPort,
     PeerState,
     PeerStatus,
-    render_expose,
+    open_services,
 )
 from proxy_vpn.doors.open_ports import open_ports
 from proxy_vpn.mesh.mesh import Mesh
@@ -26,6 +26,7 @@ from proxy_vpn.mesh.session import State
 if TYPE_CHECKING:
     from proxy_vpn.daemon.node import Node
 
+SERVICES_NOTICED = 4
 _UNREACHABLE_AFTER_S = 15.0
 
 
@@ -51,12 +52,9 @@ def status(node: Node) -> DaemonStatus:
 
 def expose(node: Node) -> ExposeStatus:
     """The rules, and what they open on this host now."""
-    ports = tuple(
-        OpenPort(port=found.port, protocol="udp" if found.udp else "tcp", address="*")
-        for found in open_ports(node.own)
-        if node.policy.allows(found.port, found.udp, "")
-    )
-    return ExposeStatus(rules=str(node.policy.expose), open=ports)
+    found = open_ports(node.own, node.policy)
+    ports = [OpenPort(port=each.port, protocol="udp" if each.udp else "tcp", address=each.ip) for each in found or ()]
+    return ExposeStatus(rules=str(node.policy.expose), open=None if found is None else tuple(ports))
 
 
 def _network(mesh: Mesh) -> NetworkStatus:
@@ -116,5 +114,14 @@ def greeting(node: Node) -> list[str]:
     lines += [f"proxy: socks5h://{where} and http://{where}" for where in node.proxies]
     lines += [f"forward: {forward.spec}" for forward in node.forwards()]
     if node.state.first_run:
-        lines.append(f"open {render_expose(expose(node))}; change it with --expose")
+        lines += first_notice(expose(node))
     return lines
+
+
+def first_notice(expose: ExposeStatus) -> list[str]:
+    """What a first start must say: what is open, and what does not protect it."""
+    services = open_services(expose, limit=SERVICES_NOTICED)
+    return [
+        f"peers can reach {services} here; change it with --expose (rules: {expose.rules})",
+        "note: this host's firewall does not apply to what peers can reach",
+    ]

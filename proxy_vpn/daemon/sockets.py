@@ -63,7 +63,7 @@ def prepare(path: Path) -> None:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise StateError(f"can't make the socket {str(path)!a}: {error.strerror}", "give another --state") from None
+        raise StateError(f"can't make the socket {str(path)!r}: {error.strerror}", "give another --state") from None
     check_directory(path)
 
 
@@ -75,6 +75,6 @@ def check_directory(path: Path) -> None:
         return
     shown = str(path.parent)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise StateError(f"{shown!a} is not a directory of this user's own", "give another --state")
+        raise StateError(f"{shown!r} is not a directory of this user's own", "give another --state")
     if status.st_mode & 0o077:
-        raise StateError(f"others can look into {shown!a}", "run: chmod 700 " + shlex.quote(shown))
+        raise StateError(f"others can look into {shown!r}", f"run: chmod 700 {shlex.quote(shown)}")

@@ -20,12 +20,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from proxy_vpn.addresses import Address, valid_name
+from proxy_vpn.addresses import Address, shown, valid_name
 from proxy_vpn.daemon import files, sockets
 from proxy_vpn.dht.saved import Saved, dump, load
 from proxy_vpn.errors import StateError
@@ -87,12 +88,13 @@ class ProcessMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StateDirectory:
-    """The state of one process, locked from `open` to `close`."""
+    """The state of one process, locked from `open` to `close`; `first_run`: none has counted a start before it."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
         self._memory = files.read_json(path / "process.json", ProcessMemory) or ProcessMemory()
+        self.first_run = not self._memory.starts
 
     @classmethod
     def open(cls, path: Path | None = None) -> StateDirectory:
@@ -128,10 +130,6 @@ class StateDirectory:
         """This process has really started: a failed start leaves the first run to the next one."""
         self._memory = msgspec.structs.replace(self._memory, starts=self._memory.starts + 1)
         files.write_json(self.path / "process.json", self._memory)
-
-    @property
-    def first_run(self) -> bool:
-        return self.starts == 1
 
     @property
     def udp_port(self) -> int:
@@ -196,7 +194,7 @@ def _lock(directory: Path) -> int:
     try:
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StateError(f"can't use {files.shown(directory)}: {error.strerror}", "give another --state") from None
+        raise StateError(f"can't use {shown(directory)}: {error.strerror}", "give another --state") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
@@ -208,11 +206,11 @@ def _lock(directory: Path) -> int:
             pid = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
         os.close(lock)
         who = f" (process {pid})" if pid.isdecimal() else ""
-        what = f"another pvpn{who} uses {files.shown(directory)}"
+        what = f"another pvpn{who} uses {shown(directory)}"
         raise StateError(what, "stop it, or give this one its own directory with --state") from None
     except OSError as error:
         os.close(lock)
-        raise StateError(f"can't lock {files.shown(directory)}: {error.strerror}", "give another --state") from None
+        raise StateError(f"can't lock {shown(directory)}: {error.strerror}", "give another --state") from None
 
 
 def _line(identity: Identity) -> str:
@@ -221,8 +219,7 @@ def _line(identity: Identity) -> str:
 
 def _parse_identity(path: Path, data: bytes) -> Identity:
     if path.stat().st_mode & 0o077:
-        shown = files.shown(path)
-        raise StateError(f"others can read this device's key {shown}", f"run: chmod 600 {shown}")
+        raise StateError(f"others can read this device's key {shown(path)}", f"run: chmod 600 {quote(shown(path))}")
     text = data[:MAX_IDENTITY_BYTES].decode("ascii", "replace")
     match = re.search(r"^seed ([0-9a-f]{64})$", text, re.MULTILINE)
     if text.startswith("pvpn-identity 1\n") and match:
@@ -230,4 +227,4 @@ def _parse_identity(path: Path, data: bytes) -> Identity:
         if text.endswith("\n" + _line(identity)):
             return identity
     hint = "restore it, or move it away to become a new device: peers then need pvpn forget with this host's name"
-    raise StateError(f"this device's key {files.shown(path)} is damaged", hint)
+    raise StateError(f"this device's key {shown(path)} is damaged", hint)

@@ -155,11 +155,16 @@ def render_peers(peers: Sequence[PeerStatus], now: float, *, colour: bool = Fals
 def render_expose(expose: ExposeStatus) -> str:
     """What peers can reach on this host, in one line."""
     rules = f"(rules: {printable(expose.rules)}; the host's firewall does not apply)"
+    return f"to peers: {open_services(expose)}  {rules}"
+
+
+def open_services(expose: ExposeStatus, limit: int | None = None) -> str:
+    """`22/tcp 53/udp and 3 more`, or in words that it is nothing, or that this system can't tell."""
     if expose.open is None:
-        return f"to peers: what the rules allow  {rules}"
-    ports = sorted({(item.port, item.protocol) for item in expose.open})
-    listed = " ".join(f"{port}/{protocol}" for port, protocol in ports)
-    return f"to peers: {listed or 'nothing'}  {rules}"
+        return "what the rules allow"
+    ports = [f"{port}/{protocol}" for port, protocol in sorted({(item.port, item.protocol) for item in expose.open})]
+    more = f" and {len(ports) - limit} more" if limit is not None and len(ports) > limit else ""
+    return " ".join(ports[:limit]) + more if ports else "nothing"
 
 
 def render_dht(dht: DhtStatus) -> str:
@@ -180,7 +185,7 @@ def _peer_name(peer: PeerStatus, several: bool) -> str:
 
 def _peer_row(peer: PeerStatus, now: float, several: bool) -> list[str]:
     path = printable(peer.path) if peer.state == "live" else peer.state
-    rtt = "" if peer.rtt_ms is None or peer.state != "live" else milliseconds(peer.rtt_ms)
+    rtt = "" if peer.state != "live" else "-" if peer.rtt_ms is None else milliseconds(peer.rtt_ms)
     traffic = f"tx {size(peer.tx_bytes)} rx {size(peer.rx_bytes)}"
     since = "" if peer.since is None else f"since {clock(peer.since, now)}"
     return [_peer_name(peer, several), path or peer.state, rtt, traffic, since]

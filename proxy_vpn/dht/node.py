@@ -87,32 +87,33 @@ class DhtNode:
 
     # What comes in
 
-    def receive(self, datagram: bytes, source: Address, now: float) -> None:
-        """Take a datagram that came from `source`; whatever is not understood or not awaited is dropped."""
+    def receive(self, datagram: bytes, source: Address, now: float) -> bool:
+        """Take a datagram that came from `source`; False if it was dropped, not understood or not awaited."""
         half = self.halves.get(family_of(source))
         if half is None or not looks_like_krpc(datagram):
-            return
+            return False
         # Decided before decoding, so that a flood costs next to nothing.
         if is_query_shaped(datagram):
             if self.server is None:
-                return
+                return False
         elif not self._pending.expects(source):
-            return
+            return False
         try:
             message = decode(datagram)
         except WireError:
-            return
+            return False
         if isinstance(message, Query):
             self._receive_query(message, source, now)
-            return
+            return True
         question = self._pending.take(message.tid, source)
         if question is None:
-            return
+            return False
         if isinstance(message, Failure) or message.sender == half.id:
             self._finish(question, stored=False)
         else:
             self._receive_reply(message, question, half, now)
         self.poll(now)
+        return True
 
     def poll(self, now: float) -> None:
         """Do what is due: give up on silent nodes, keep the tables, ask what may be asked, end lookups."""

@@ -39,7 +39,7 @@ class Direct:
                 refuse_self_connection(sock)
                 return TcpDuplex(sock)
         except OSError as error:
-            raise dial_error(target, error) from None
+            raise dial_error(f"{target} (direct)", error) from None
 
     async def open_udp(self, target: Target) -> UdpSocket:
         """A UDP socket connected to the first address of `target`; raises FlowError."""
@@ -48,13 +48,16 @@ class Direct:
                 infos = await self._resolve(target, socket.SOCK_DGRAM)
             return UdpSocket(Address(*infos[0][4][:2]))
         except OSError as error:
-            raise dial_error(target, error) from None
+            raise dial_error(f"{target} (direct)", error) from None
 
     async def _resolve(self, target: Target, kind: socket.SocketKind) -> Sequence[_Info]:
+        if _is_unscoped(target.host):
+            hint = "use another address of that host, or its name"
+            raise FlowError(Status.UNREACHABLE, f"{target} is link-local, and nothing says on which link", hint)
         infos = [_numeric(target, kind)] if _is_ip(target.host) else await _look_up(target, kind)
         allowed = [i for i in infos if not self._own.forbids(Address(*i[4][:2]), udp=kind is socket.SOCK_DGRAM)]
         if not allowed:
-            raise FlowError(Status.POLICY, f"{target} is this pvpn itself", "the far program was asked to loop back")
+            raise FlowError(Status.POLICY, f"{target} is this pvpn itself", "it can't be its own target")
         return allowed
 
 
@@ -64,6 +67,11 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_unscoped(host: str) -> bool:
+    """An IPv6 link-local address without its zone (RFC 4007), which programs drop when they ask a proxy."""
+    return _is_ip(host) and ":" in host and "%" not in host and ip_address(host).is_link_local
 
 
 def _numeric(target: Target, kind: socket.SocketKind) -> _Info:
@@ -78,5 +86,5 @@ async def _look_up(target: Target, kind: socket.SocketKind) -> Sequence[_Info]:
         if getattr(error, "errno", None) == socket.EAI_AGAIN:
             raise FlowError(Status.UNREACHABLE, f"no name server answers for {target.host}") from None
         raise FlowError(
-            Status.NO_SUCH_NAME, f"no host is called {target.host}", "peers' names are in `pvpn status`"
+            Status.NO_SUCH_NAME, f"no host is called {target.host}", "see 'pvpn peers' for the names of peers"
         ) from None

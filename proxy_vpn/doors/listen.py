@@ -70,15 +70,17 @@ def listen_unix(path: str, own: OwnListeners) -> Listener:
         sock.close()
         if "too long" in str(error):
             raise StateError(f"the path {path!r} is too long for a Unix socket", "107 bytes are the most") from None
-        raise StateError(f"can't listen on {path!r}: {error.strerror}") from None
+        hint = "make the directory first" if error.errno == errno.ENOENT else "choose another path"
+        raise StateError(f"can't listen on {path!r}: {error.strerror}", hint) from None
 
 
 async def _bound(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
     where = Target(host or "*", port)
     try:
-        infos = await asyncio.get_running_loop().getaddrinfo(host or None, port, type=kind, flags=socket.AI_PASSIVE)
+        flags = socket.AI_PASSIVE | socket.AI_NUMERICHOST  # whoever answers for names has no say in who may connect
+        infos = await asyncio.get_running_loop().getaddrinfo(host or None, port, type=kind, flags=flags)
     except (socket.gaierror, UnicodeError):
-        raise StateError(f"can't listen on {where}: no such address", "use 127.0.0.1") from None
+        raise StateError(f"can't listen on {where}: that is no numeric address", "use 127.0.0.1") from None
     family, _kind, _protocol, _name, address = infos[0]
     sock = socket.socket(family, kind)
     try:
@@ -98,7 +100,7 @@ def _bind_error(where: Target, error: OSError) -> StateError:
         return StateError(f"may not listen on {where}", "ports below 1024 need root")
     if error.errno == errno.EADDRNOTAVAIL:
         return StateError(f"can't listen on {where}: this machine has no such address", "use 127.0.0.1")
-    return StateError(f"can't listen on {where}: {error.strerror}")
+    return StateError(f"can't listen on {where}: {error.strerror}", "choose another address")
 
 
 def _remove_stale(path: str) -> None:

@@ -21,23 +21,30 @@ from proxy_vpn.addresses import Target
 from proxy_vpn.errors import ControlError, FlowLost, PvpnError
 
 OPEN_TIMEOUT_S = 60.0
+EXIT_BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
 _READ_BYTES = 65536
 _MAX_HEAD_BYTES = 65536
 _ATOMIC_BYTES = 4096  # a pipe or terminal that polls writable takes that much without blocking (PIPE_BUF)
 
 
 def connect(socket_path: str, target: Target, stdin: int = 0, stdout: int = 1) -> int:
-    """Copy both ways until both have ended; the exit code: 0, or 1 after one line on stderr."""
+    """Copy both ways until both have ended; the exit code: 0, 1 after one line on stderr, or 141 if nobody reads."""
     try:
         sock, early = _open(socket_path, target)
         with sock:
             _Copier(sock, stdin, stdout, early).run()
     except BrokenPipeError:
-        return 1  # whoever reads our stdout is gone: nobody is left to tell
+        return EXIT_BROKEN_PIPE  # whoever reads our stdout is gone: nobody is left to tell
     except PvpnError as error:
         print(f"pvpn: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def not_running(socket_path: str) -> ControlError:
+    """What to say when nobody listens on a socket of a state directory."""
+    hint = "start one with: pvpn run home.key --socks 1080 (or name its directory with --state)"
+    return ControlError(f"no pvpn is running with {os.path.dirname(socket_path)!r}", hint)
 
 
 def _open(socket_path: str, target: Target) -> tuple[socket.socket, bytes]:
@@ -52,10 +59,11 @@ def _open(socket_path: str, target: Target) -> tuple[socket.socket, bytes]:
         sock.settimeout(None)
     except BaseException as error:
         sock.close()
-        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            raise ControlError("pvpn is not running", "start it with pvpn run KEYFILE") from None
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
+            raise not_running(socket_path) from None
         if isinstance(error, OSError):
-            raise ControlError(f"the running pvpn can't be asked: {error.strerror or error}") from None
+            hint = "run this as the user who started it"
+            raise ControlError(f"the running pvpn can't be asked: {error.strerror or error}", hint) from None
         raise
     return sock, early
 

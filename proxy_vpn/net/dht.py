@@ -179,8 +179,8 @@ class Dht:
         """Take a datagram that looks like KRPC; whatever is not awaited is dropped."""
         if self._loop is None:
             return
-        self._node.receive(datagram, source, self.now())
-        self.turn()
+        if self._node.receive(datagram, source, self.now()):
+            self.turn()
 
     def rendezvous(
         self, topics: Topics, port: Port, on_peer: OnPeer, urgency: Callable[[], Urgency]
