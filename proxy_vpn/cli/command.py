@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from proxy_vpn import __version__
-from proxy_vpn.cli import EXIT_INTERRUPTED
 from proxy_vpn.cli.keys import key, keygen
 from proxy_vpn.cli.requests import connect, expose, forget, forward, peers, ping, status
 from proxy_vpn.cli.run import demo, run
@@ -25,7 +25,15 @@ EXIT_USAGE = 2
 EXIT_BROKEN_PIPE = 128 + 13
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would make a plain failure of it
+            return _unread()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="pvpn", message="%(prog)s %(version)s")
 def cli() -> None:
     """A VPN that needs no server, no account, no configuration and no root: a network is a key file.
@@ -48,7 +56,7 @@ for command in (keygen, key, run, forward, connect, expose, forget, status, peer
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line (None: this process's); the answer is the exit code."""
+    """Run one command line (None: this process's); the answer is the exit code. Raises KeyboardInterrupt."""
     try:
         code = cli.main(arguments, prog_name="pvpn", standalone_mode=False)
         sys.stdout.flush()
@@ -63,19 +71,19 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         hint = f" - see '{context.command_path} --help'" if context else ""
         return _fail(error.format_message().removesuffix(".") + hint, EXIT_USAGE)
     except click.Abort:
-        return EXIT_INTERRUPTED
+        raise KeyboardInterrupt from None
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end: let that succeed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # click's own answer to it, with code 1
-            return EXIT_BROKEN_PIPE
-        raise
+        return _unread()
     except Exception as error:  # the edge: a fault of ours is still one line for whoever typed the command
         if os.environ.get("PVPN_DEBUG"):
             raise
         return _fail(f"internal error: {type(error).__name__}: {str(error)!a} - PVPN_DEBUG=1 shows where", EXIT_FAILURE)
+
+
+def _unread() -> int:
+    # The interpreter flushes stdout once more at its end: let that succeed.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE
 
 
 def _fail(text: str, code: int) -> int:

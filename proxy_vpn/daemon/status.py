@@ -172,6 +172,8 @@ def render_dht(dht: DhtStatus) -> str:
     if dht.state == "off":
         return "off"
     parts = [f"{dht.state}, {dht.nodes} nodes"]
+    if dht.state == "unreachable":
+        parts.append("is UDP blocked? peers at --peer addresses are still found")
     if dht.external:
         parts.append("seen from outside as " + " ".join(printable(address) for address in dht.external))
     if dht.serving:

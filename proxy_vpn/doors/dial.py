@@ -39,7 +39,7 @@ def dial_error(what: object, error: OSError) -> FlowError:
         return FlowError(Status.UNREACHABLE, f"{what} can't be reached: {error}")
     status = _STATUS_OF_ERRNO.get(error.errno, Status.INTERNAL)
     if status is Status.REFUSED:
-        return FlowError(status, f"nothing listens on {what}")
+        return FlowError(status, f"nothing listens on {what}: connection refused")
     return FlowError(status, f"{what} can't be reached: {os.strerror(error.errno)}")
 
 

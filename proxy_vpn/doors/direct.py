@@ -84,7 +84,9 @@ async def _look_up(target: Target, kind: socket.SocketKind) -> Sequence[_Info]:
         return await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=kind)
     except (socket.gaierror, UnicodeError) as error:
         if getattr(error, "errno", None) == socket.EAI_AGAIN:
-            raise FlowError(Status.UNREACHABLE, f"no name server answers for {target.host}") from None
+            maybe_peer = "" if "." in target.host else f", and no peer is called {target.host}"
+            what = f"no name server answers for {target.host}{maybe_peer}"
+            raise FlowError(Status.UNREACHABLE, what, "see 'pvpn peers' for the names of peers") from None
         raise FlowError(
             Status.NO_SUCH_NAME, f"no host is called {target.host}", "see 'pvpn peers' for the names of peers"
         ) from None

@@ -40,5 +40,5 @@ class Outgoing:
 
     def _way_out(self, target: Target) -> Direct:
         if self._direct is None:
-            raise FlowError(Status.POLICY, f"{target.host} is no peer, and only peers are reached", "see `pvpn status`")
+            raise FlowError(Status.POLICY, f"{target.host} is no peer, and only peers are reached", "see 'pvpn peers'")
         return self._direct

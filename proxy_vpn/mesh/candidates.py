@@ -20,6 +20,7 @@ PROBES_LIMIT = 5
 FIRST_PAUSE_S = 0.5
 PAUSE_LIMIT_S = 30.0
 RETRY_AFTER_S = 60.0
+OWN_ADDRESS_S = 600.0
 
 
 class Source(IntEnum):
@@ -53,13 +54,13 @@ class CandidateBook:
 
     def __init__(self) -> None:
         self._book: dict[tuple[Address, bytes], Candidate] = {}
-        self.own: set[Address] = set()
+        self._own: dict[Address, float] = {}
 
     def add(
         self, address: Address, now: float, *, identity: bytes = b"", source: Source, scope: Scope = Scope.LOOPBACK
     ) -> bool:
         """Note an address; `scope` is its source's: nothing narrower is believed. True if it is new or due again."""
-        if not address.is_unicast or address in self.own or address.scope < scope:
+        if not address.is_unicast or self._own.get(address, 0.0) > now or address.scope < scope:
             return False
         if source is Source.DHT and address.port < 1024:
             return False
@@ -88,11 +89,12 @@ class CandidateBook:
         prefix = _prefix(address)
         return sum(_prefix(c.address) == prefix for c in same) < PER_PREFIX_LIMIT
 
-    def own_address(self, address: Address) -> None:
-        """This address is ourselves: never try it again."""
-        self.own.add(address)
-        for key in [key for key in self._book if key[0] == address]:
-            del self._book[key]
+    def own_address(self, address: Address, now: float) -> None:
+        """This address seems to be ourselves: leave it alone for 10 minutes (somebody may have fooled us)."""
+        if len(self._own) >= UNKNOWN_LIMIT:
+            self._own.clear()
+        self._own[address] = now + OWN_ADDRESS_S
+        self._book.pop((address, b""), None)
 
     def retry(self, identity: bytes, now: float) -> None:
         """Somebody wants this peer, or it was just lost: all its addresses are due at once."""

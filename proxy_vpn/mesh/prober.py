@@ -44,6 +44,8 @@ class ProbeHandler(Protocol):
 
     def probe_received(self, sender: bytes, boot: bytes, path: Path) -> None: ...
 
+    def own_address_found(self, sent: Sent) -> None: ...
+
     def clock_differs(self, sender: bytes, difference_s: float) -> None: ...
 
     def any_peer_live(self) -> bool: ...
@@ -141,6 +143,12 @@ class Prober:
             self._handler.clock_differs(probe.sender, difference_s)
             if key is not self._own_key or self._handler.any_peer_live():
                 return
+        if probe.sender == self._identity:
+            # Our own probe has come round: the address it went to is ourselves, or somebody sends it back to us.
+            sent = self._pending.get(probe.tx[:HINT_BYTES])
+            if sent is not None and sent.tx == probe.tx:
+                self._handler.own_address_found(sent)
+            return
         if probe.tx in self._seen or len(self._seen) >= REPLAYS_LIMIT:
             return
         self._seen[probe.tx] = unix_time + REPLAY_MEMORY_S
@@ -148,8 +156,7 @@ class Prober:
         pong = Pong(self._identity, self._boot, cookie, path.remote, probe.size_bytes)
         reply = SealKey(self._key.reply_key(probe.tx), probe.tx[:HINT_BYTES])
         self._send([reply.seal(self._entropy(NONCE_BYTES), pong.encode())], path)
-        if probe.sender != self._identity:
-            self._handler.probe_received(probe.sender, probe.boot, path)
+        self._handler.probe_received(probe.sender, probe.boot, path)
 
     def _open_pong(self, datagram: bytes, path: Path) -> None:
         hint = datagram[NONCE_BYTES : NONCE_BYTES + HINT_BYTES]

@@ -146,11 +146,12 @@ class Seeker:
         else:
             self.found(path.remote, Source.PROBE, identity=sender)
 
+    def own_address_found(self, sent: Sent) -> None:
+        """A probe of ours came back to us."""
+        self.book.own_address(sent.path.remote, self._now())
+
     def pong_received(self, sent: Sent, pong: Pong, path: Path, rtt_s: float) -> None:
         """A member answered a probe."""
-        if pong.responder == self._identity:
-            self.book.own_address(sent.path.remote)
-            return
         self._owner.observed_as(pong.observed)
         dial = self._dials.get(pong.responder)
         if dial is not None and sent.size_bytes in PROBE_SIZES_BYTES:

@@ -67,8 +67,11 @@ class Engine(ABC):
         self._quic.connect(PEER_ADDRESS, now)
 
     @abstractmethod
-    def receive(self, data: bytes, segment_bytes: int, now: float) -> None:
-        """Take one or more datagrams of this connection, laid end to end; all but the last have `segment_bytes`."""
+    def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
+        """Take one or more datagrams of this connection, laid end to end; all but the last have `segment_bytes`.
+
+        True if one of them was authentic and new: neither forged nor sent again by somebody else.
+        """
 
     def deliver(self, handler: EngineHandler) -> None:
         """Report what happened since the last call."""

@@ -11,6 +11,7 @@ from typing import TextIO, cast
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.tls import Epoch
 
 from proxy_vpn.net.engine import (
     CONNECTION_ID_BYTES,
@@ -60,11 +61,19 @@ class AioquicEngine(Engine):
         self._size = size
         self._written: set[int] = set()
 
-    def receive(self, data: bytes, segment_bytes: int, now: float) -> None:
+    def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
+        before = self._largest_received
         for start in range(0, len(data), segment_bytes):
             self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
         if self._quic._handshake_confirmed:  # no datagram bears a long header any more
             self._quic._max_datagram_size = self._size
+        return self._largest_received > before
+
+    @property
+    def _largest_received(self) -> int:
+        """The largest packet number of the application space so far."""
+        space = self._quic._spaces.get(Epoch.ONE_RTT)
+        return space.largest_received_packet if space is not None else -1
 
     def transmit(self, now: float) -> list[bytes]:
         if not self._quic._network_paths:

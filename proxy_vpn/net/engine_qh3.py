@@ -29,6 +29,7 @@ from proxy_vpn.net.engine import (
 from proxy_vpn.net.tls import ALPN, SecretsLog, certificate
 
 _QUIC_V1 = 1
+_ACCEPTED = 2  # of the core's report: (datagrams, bytes, accepted, duplicates, dropped, ...)
 _DATAGRAM_OVERHEAD_BYTES = 30
 _ACK_DELAY_EXPONENT = 3
 _MAX_ACK_DELAY_S = 0.025
@@ -117,10 +118,11 @@ class _Connection(QuicConnection):
         parameters: Any = (*self.peer_parameters[:-1], size)
         self._require_core().apply_peer_transport_parameters(*parameters)
 
-    def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> None:
-        """GRO buffers go to the native core whole; the facade's per-segment logging is skipped."""
-        self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
+    def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> bool:
+        """GRO buffers go to the native core whole; True if it accepted a packet."""
+        report = self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
         self._drain_core()
+        return report[_ACCEPTED] > 0
 
     @property
     def is_established(self) -> bool:
@@ -171,12 +173,13 @@ class Qh3Engine(Engine):
         super().__init__(quic, secrets)
         self._size = size
 
-    def receive(self, data: bytes, segment_bytes: int, now: float) -> None:
+    def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
         if self._quic.is_established:
-            self._quic.receive_segments(data, segment_bytes, now)
-            return
+            fresh: bool = self._quic.receive_segments(data, segment_bytes, now)
+            return fresh
         for start in range(0, len(data), segment_bytes):
             self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
+        return False
 
     def transmit(self, now: float) -> list[bytes]:
         datagrams: list[bytes] = self._quic.poll(now)

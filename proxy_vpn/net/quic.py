@@ -41,7 +41,7 @@ class LinkHandler(EngineHandler, Protocol):
         """The engine's backlog is below the limit: give it one more chunk (called after every send)."""
 
     def path_heard(self, path: Path) -> None:
-        """A datagram with one of our connection IDs came from `path`."""
+        """An authentic new datagram of this connection came from another `path` than the current one."""
 
     def link_closed(self, reason: str) -> None:
         """The connection is over; called once, nothing follows."""
@@ -93,10 +93,17 @@ class Link:
         if self._closed:
             return
         self.received_bytes += len(data)
-        if path != self.path:
-            self._handler.path_heard(path)
-        now = self.received_at = self._loop.time()
-        self._guard(lambda: self.engine.receive(data, segment_bytes, now))
+        now = self._loop.time()
+        try:
+            fresh = self.engine.receive(data, segment_bytes, now)
+        except Exception as error:
+            # Both packages raise anything at all on malformed or unexpected input; it costs this connection.
+            self._fail(error)
+            return
+        if fresh:
+            self.received_at = now
+            if path != self.path:
+                self._handler.path_heard(path)
 
     def wake(self) -> None:
         """Something was given to the engine: settle at the end of this turn of the loop."""
@@ -186,9 +193,12 @@ class Link:
         try:
             call()
         except Exception as error:
-            # Both packages raise anything at all on malformed or unexpected input; it costs this connection.
-            _log.debug("engine %s failed: %r", self.engine.name, error)
-            self._end(f"engine error {type(error).__name__}")
+            # As above: whatever an engine raises is the end of this one connection.
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        _log.debug("engine %s failed: %r", self.engine.name, error)
+        self._end(f"engine error {type(error).__name__}")
 
     def _end(self, reason: str) -> None:
         if self._closed:

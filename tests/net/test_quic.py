@@ -1,0 +1,384 @@
+"""A Link: the four beats around an engine, on an in-memory wire; whatever happens to one costs that one alone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from proxy_vpn.addresses import Address
+from proxy_vpn.errors import WireError
+from proxy_vpn.net.demux import LinkReceiver
+from proxy_vpn.net.engine import LONG_HEADER_BIT, initial_destination, long_destination
+from proxy_vpn.net.engines import engine_factory
+from proxy_vpn.net.quic import Link
+from proxy_vpn.net.udp import Path
+from proxy_vpn.wire.seal import NONCE_BYTES, OVERHEAD_BYTES, SealKey
+from tests.support.engine_pair import PAIRINGS, RecordingHandler, hostile
+from tests.support.mesh_world import Changes, Wire, WireDemux
+from tests.support.virtual_loop import run_virtually
+
+SEAL = SealKey(b"\x07" * 32)
+HERE, THERE, ELSEWHERE = (Address(f"10.0.0.{number}", 4000) for number in (1, 2, 3))
+pairings = pytest.mark.parametrize("engines", PAIRINGS)
+
+
+def seal(datagram: bytes) -> bytes:
+    return SEAL.seal(random.randbytes(NONCE_BYTES), datagram)
+
+
+class Handler(RecordingHandler):
+    """Uses a link as a session would; `feed` is written as room permits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes = Changes()
+        self.link: Link
+        self.closed: list[str] = []
+        self.heard: list[Path] = []
+        self.rooms = 0
+        self.feed: list[tuple[int, bytes, bool]] = []
+
+    def room_available(self) -> None:
+        self.rooms += 1
+        if self.feed:
+            self.link.engine.send(*self.feed.pop(0))
+
+    def path_heard(self, path: Path) -> None:
+        self.heard.append(path)
+
+    def link_closed(self, reason: str) -> None:
+        self.closed.append(reason)
+        self.changes.note()
+
+    def connection_id_issued(self, connection_id: bytes) -> None:
+        super().connection_id_issued(connection_id)
+        self.link.add_connection_id(connection_id)
+
+    def connection_id_retired(self, connection_id: bytes) -> None:
+        super().connection_id_retired(connection_id)
+        self.link.remove_connection_id(connection_id)
+
+    def handshake_completed(self) -> None:
+        super().handshake_completed()
+        self.changes.note()
+
+    def stream_data_received(self, stream_id: int, data: bytes, end: bool) -> None:
+        super().stream_data_received(stream_id, data, end)
+        self.changes.note()
+
+    def terminated(self, code: int, reason: str) -> None:
+        super().terminated(code, reason)
+        self.link.ended(reason or str(code))
+
+    async def until(self, condition: Callable[[Handler], object]) -> None:
+        await self.changes.until(lambda: condition(self))
+
+
+class Host:
+    """An address on the wire that dials and answers."""
+
+    def __init__(self, wire: Wire, address: Address, engine: str) -> None:
+        self.demux = WireDemux(wire, [address])
+        self.demux.on_sealed = self._on_sealed
+        self.address = address
+        self.accepted: list[Handler] = []
+        self.changes = Changes()
+        self._engine = engine_factory(engine)
+        self._half_open: dict[bytes, Link] = {}
+
+    def dial(self, other: Host, size: int = 1200) -> Handler:
+        return self._link(True, size, b"", Path("", 0, other.address), connect=True)
+
+    def _link(self, is_client: bool, size: int, destination: bytes, path: Path, connect: bool = False) -> Handler:
+        handler = Handler()
+        handler.link = Link(self._engine(is_client, size, destination), self.demux, handler, path, seal)
+        if connect:
+            handler.link.connect()
+        else:
+            self.accepted.append(handler)
+            self._half_open[destination] = handler.link
+            self.changes.note()
+        return handler
+
+    def _on_sealed(self, datagram: bytes, path: Path) -> LinkReceiver | None:
+        try:
+            opened = SEAL.open(datagram)
+            destination = long_destination(opened)
+            link: LinkReceiver | None = self._half_open.get(destination) or self.demux.links.get(destination)
+            if link is None:
+                link = self._link(False, 1200, initial_destination(opened), path).link
+        except WireError:
+            return None
+        link.receive(opened, len(opened), path)
+        return link
+
+
+@asynccontextmanager
+async def connected(engines: tuple[str, str]) -> AsyncIterator[tuple[Wire, Host, Host, Handler, Handler]]:
+    wire = Wire()
+    one, two = Host(wire, HERE, engines[0]), Host(wire, THERE, engines[1])
+    client = one.dial(two)
+    await client.until(lambda handler: handler.completed)
+    server = two.accepted[0]
+    await server.until(lambda handler: handler.completed)
+    await asyncio.sleep(0.2)
+    try:
+        yield wire, one, two, client, server
+    finally:
+        for handler in (client, server):
+            handler.link.close(0x100, "")
+
+
+@pairings
+def test_whatever_bears_a_long_header_is_sealed_and_nothing_else(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        wire = Wire()
+        wire.recording = True
+        one, two = Host(wire, HERE, engines[0]), Host(wire, THERE, engines[1])
+        client = one.dial(two)
+        await client.until(lambda handler: handler.completed)
+        await two.accepted[0].until(lambda handler: handler.completed)
+        await asyncio.sleep(1.0)
+        kinds = {datagram[0] >> 6 for _, _, datagram in wire.seen}
+        assert kinds == {0, 1}
+        for _, _, datagram in wire.seen:
+            if datagram[0] < 0x40:
+                assert SEAL.open(datagram)[0] & LONG_HEADER_BIT
+                assert len(datagram) <= 1200 + OVERHEAD_BYTES
+        client.link.close(0x100, "")
+        two.accepted[0].link.close(0x100, "")
+
+    run_virtually(main())
+
+
+@pairings
+def test_bytes_flow_both_ways_as_room_permits(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (_, _, _, client, server):
+            for near, far in ((client, server), (server, client)):
+                stream_id = near.link.engine.open_stream()
+                near.feed = [(stream_id, bytes([number]) * 50_000, number == 19) for number in range(20)]
+                near.link.wake()
+                await far.until(lambda handler, stream_id=stream_id: stream_id in handler.ended)
+                assert far.data[stream_id] == b"".join(bytes([number]) * 50_000 for number in range(20))
+                assert near.link.sent_bytes > 1_000_000 and far.link.received_bytes > 1_000_000
+
+    run_virtually(main())
+
+
+@pairings
+def test_a_goodbye_ends_both_ends_once_and_forgets_their_ids(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (_, one, two, client, server):
+            client.link.close(0x101, "enough")
+            client.link.close(0x101, "enough")
+            assert client.closed == ["enough"] and client.link.closed
+            await server.until(lambda handler: handler.closed)
+            assert len(server.closed) == 1 and server.end is not None and server.end[0] == 0x101
+            assert not one.demux.links
+            assert not two.demux.links
+
+    run_virtually(main())
+
+
+@pairings
+def test_after_the_end_everything_is_quiet(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (wire, _, _, client, server):
+            client.link.close(0x100, "")
+            await server.until(lambda handler: handler.closed)
+            wire.recording = True
+            for handler in (client, server):
+                link = handler.link
+                link.receive(b"\x40" * 100, 100, Path("", 0, HERE))
+                link.settle()
+                link.wake()
+                link.kick()
+                link.add_connection_id(b"12345678")
+            await asyncio.sleep(200.0)
+            assert not wire.seen
+            assert [len(handler.closed) for handler in (client, server)] == [1, 1]
+
+    run_virtually(main())
+
+
+@pairings
+def test_a_kick_after_a_silence_brings_waiting_data_at_once_and_harms_no_idle_end(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with connected(engines) as (wire, _, _, client, server):
+            for near, far in ((client, server), (server, client)):
+                stream_id = near.link.engine.open_stream()
+                wire.drops = lambda source, target, datagram: True
+                near.link.engine.send(stream_id, b"through the tunnel", True)
+                near.link.wake()
+                await asyncio.sleep(20.0)
+                wire.drops = lambda source, target, datagram: False
+                began = loop.time()
+                near.link.kick()
+                far.link.kick()
+                await far.until(lambda handler, stream_id=stream_id: stream_id in handler.ended)
+                assert loop.time() - began < 0.5
+                await asyncio.sleep(1.0)
+                assert not near.closed and not far.closed
+
+    run_virtually(main())
+
+
+@pairings
+def test_a_kick_of_an_idle_connection_changes_nothing(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (_, _, _, client, server):
+            await asyncio.sleep(5.0)
+            client.link.kick()
+            server.link.kick()
+            await asyncio.sleep(5.0)
+            assert not client.closed and not server.closed
+
+    run_virtually(main())
+
+
+@pairings
+def test_without_a_path_it_waits_and_loses_nothing(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (wire, _, _, client, server):
+            path, client.link.path = client.link.path, None
+            wire.recording = True
+            stream_id = client.link.engine.open_stream()
+            client.link.engine.send(stream_id, b"later", True)
+            client.link.wake()
+            await asyncio.sleep(5.0)
+            assert not [source for source, _, _ in wire.seen if source == HERE]
+            client.link.path = path
+            client.link.kick()
+            await server.until(lambda handler: stream_id in handler.ended)
+
+    run_virtually(main())
+
+
+@pairings
+def test_a_held_back_kernel_stops_the_feeding_until_it_is_released(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (wire, one, _, client, server):
+            one.demux.holding = True
+            wire.recording = True
+            stream_id = client.link.engine.open_stream()
+            client.feed = [(stream_id, bytes(50_000), False) for _ in range(100)]
+            client.link.wake()
+            await asyncio.sleep(1.0)
+            assert not [source for source, _, _ in wire.seen if source == HERE]
+            assert len(client.feed) >= 99
+            one.demux.release()
+            await server.until(lambda handler: len(handler.data.get(stream_id, b"")) == 5_000_000)
+
+    run_virtually(main())
+
+
+@pairings
+def test_another_source_is_reported_and_moves_nothing(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (wire, _, _, client, server):
+            wire.translate(HERE, ELSEWHERE)
+            client.link.engine.ping(1)
+            client.link.wake()
+            await asyncio.sleep(0.1)
+            assert Path(THERE.ip, 0, ELSEWHERE) in server.heard
+            assert server.link.path is not None and server.link.path.remote == HERE
+
+    run_virtually(main())
+
+
+@pairings
+def test_hostile_bytes_end_at_most_the_connection_they_went_to(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        wire = Wire()
+        one, two = Host(wire, HERE, engines[0]), Host(wire, THERE, engines[1])
+        good = one.dial(two)
+        await good.until(lambda handler: handler.completed)
+        wire.recording = True
+        for seed in range(12):
+            wire.seen.clear()
+            client = one.dial(two)
+            await asyncio.sleep(random.Random(seed).choice((0.0, 0.011, 0.021)))
+            server = two.accepted[-1]
+            sent = [SEAL.open(datagram) for _, _, datagram in wire.seen if datagram[0] < 0x40]
+            for spoiled in hostile(seed, sent[-1]):
+                for handler, host in ((client, one), (server, two)):
+                    path = Path(host.address.ip, 0, THERE if host is one else HERE)
+                    if spoiled:
+                        handler.link.receive(spoiled, len(spoiled), path)
+                        handler.link.settle()
+            await asyncio.sleep(1.0)
+            client.link.close(0x100, "")
+            server.link.close(0x100, "")
+            assert len(client.closed) == len(server.closed) == 1
+        assert not good.closed and not two.accepted[0].closed
+        stream_id = good.link.engine.open_stream()
+        good.link.engine.send(stream_id, b"still here", True)
+        good.link.wake()
+        await two.accepted[0].until(lambda handler: stream_id in handler.ended)
+        good.link.close(0x100, "")
+        two.accepted[0].link.close(0x100, "")
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("name", ["qh3", "aioquic"])
+def test_a_server_link_that_only_ever_got_noise_is_quiet(name: str) -> None:
+    async def main() -> None:
+        wire = Wire()
+        host = Host(wire, HERE, name)
+        for body in (b"\xc0" + bytes(1199), b"\xc0\0\0\0\1\x08" + b"d" * 8 + b"\x08" + b"s" * 1200, b"\x80" * 20):
+            handler = host._link(False, 1200, b"d" * 8, Path("", 0, THERE))
+            handler.link.receive(body, len(body), Path(HERE.ip, 0, THERE))
+            handler.link.settle()
+            handler.link.wake()
+            handler.link.kick()
+            await asyncio.sleep(1.0)
+            handler.link.close(0x100, "")
+            assert len(handler.closed) == 1
+
+    run_virtually(main())
+
+
+@pairings
+def test_an_idle_connection_is_kept_for_minutes(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (_, _, _, client, server):
+            for _ in range(1200):
+                await asyncio.sleep(0.25)
+                client.link.keep()
+                server.link.keep()
+            assert not client.closed and not server.closed
+
+    run_virtually(main())
+
+
+@pairings
+def test_keys_are_updated_when_due(engines: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("proxy_vpn.net.quic.KEY_UPDATE_PACKETS", 20)
+        async with connected(engines) as (_, _, _, client, server):
+            updates = 0
+            update = client.link.engine.update_keys
+
+            def count() -> None:
+                nonlocal updates
+                updates += 1
+                update()
+
+            monkeypatch.setattr(client.link.engine, "update_keys", count)
+            for _ in range(5):
+                stream_id = client.link.engine.open_stream()
+                client.link.engine.send(stream_id, bytes(50_000), True)
+                client.link.wake()
+                await server.until(lambda handler, stream_id=stream_id: stream_id in handler.ended)
+                client.link.keep()
+                await asyncio.sleep(1.0)
+            assert updates == 5 and not client.closed and not server.closed
+
+    run_virtually(main())
