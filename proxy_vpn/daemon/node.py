@@ -51,7 +51,7 @@ from proxy_vpn.net.interfaces import reachable_addresses
 from proxy_vpn.net.udp import Path, UdpSocket
 
 SAVE_EVERY_S = 60.0
-SAVE_SOON_S = 1.0
+SAVE_SOON_S = 0.1
 FLOWS_BEING_SERVED_LIMIT = 4096
 _log = logging.getLogger(__name__)
 
@@ -122,6 +122,8 @@ class Node:
             sockets = self._bind_everywhere()
         for bound in sockets:
             self.own.add(bound.address, udp=True)
+            if not self.settings.dht_serve:
+                bound.ignore_dht_queries()
         return sockets
 
     def _bind_everywhere(self) -> list[UdpSocket]:

@@ -32,7 +32,7 @@ from proxy_vpn.net.engine import EngineFactory
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.membership import Initiator, Responder
 from proxy_vpn.wire.messages import Welcome
-from proxy_vpn.wire.probe import BOOT_BYTES
+from proxy_vpn.wire.probe import BOOT_BYTES, SMALL_PROBE_BYTES
 from proxy_vpn.wire.seal import HINT_BYTES, SealKey
 
 TICK_S = 0.25
@@ -42,6 +42,7 @@ LEFT_WAIT_S = 1.0
 RETIRE_S = 10.0
 OBSERVED_LIMIT = 8
 SEARCH_S = 60.0
+SILENCE_S = 0.75
 
 
 class MeshObserver(Protocol):
@@ -198,6 +199,10 @@ class Mesh:
         if session.paths is None:
             return
         session.link.keep()
+        if session.link.silence_s(session.paths.heard_at) > SILENCE_S and session.member is not None:
+            # Dead, away or restarted: a path probe tells the first two apart, a PONG's boot nonce the third.
+            session.paths.check()
+            self.seeker.prober.probe(session.paths.current, session.member.identity, SMALL_PROBE_BYTES)
         if not session.paths.tick(session.heard_at, len(session.streams) > 0):
             session.close("no answer any more")
 

@@ -29,6 +29,33 @@ ANSWER_WAIT_S = 0.3
 RACE_INTERVAL_S = 1.0
 PATHS_LIMIT = 16
 PENDING_LIMIT = 64
+COUNTER_BYTES = 8
+REORDER_WINDOW = 32
+REORDER_S = 1.0
+
+
+class _ReplayWindow:
+    """Which probes are new: counters that rise, and for a moment those just behind, which other paths may delay.
+
+    A recorded probe sent again is not answered, even one that never arrived.
+    """
+
+    def __init__(self) -> None:
+        self._highest = 0
+        self._at = 0.0
+        self._seen: set[int] = set()
+
+    def is_new(self, count: int, now: float) -> bool:
+        """Whether a probe with this counter is to be answered; it is then counted."""
+        if count <= self._highest:
+            late = count > self._highest - REORDER_WINDOW and now - self._at < REORDER_S
+            if not late or count in self._seen:
+                return False
+        else:
+            self._highest, self._at = count, now
+            self._seen = {seen for seen in self._seen if seen > count - REORDER_WINDOW}
+        self._seen.add(count)
+        return True
 
 
 @dataclass(slots=True)
@@ -68,6 +95,8 @@ class PathMonitor:
         self._now = now
         self._on_switch = on_switch
         self._sent: dict[bytes, _Sent] = {}
+        self._count = 0
+        self._replays = _ReplayWindow()
         self._unanswered = 0
         self._waiting: bytes | None = None
         self._next_probe = now() + BUSY_INTERVAL_S
@@ -91,7 +120,8 @@ class PathMonitor:
         """Probe one path (the current one by default); `done` hears the round trip in seconds."""
         if len(self._sent) >= PENDING_LIMIT:
             self._sent.pop(next(iter(self._sent)))
-        tx = self._entropy(TX_BYTES)
+        self._count += 1
+        tx = self._count.to_bytes(COUNTER_BYTES, "big") + self._entropy(TX_BYTES - COUNTER_BYTES)
         target = path or self.current
         self._sent[tx] = _Sent(target, self._now(), done)
         if target == self.current and self._waiting is None:
@@ -128,8 +158,9 @@ class PathMonitor:
         return True
 
     def check(self) -> None:
-        """Something is odd (a silence, a new boot): probe the current path now."""
-        self._next_probe = self._now()
+        """Something is odd (a silence): probe the current path now, unless an answer is awaited already."""
+        if self._waiting is None:
+            self._next_probe = self._now()
 
     def _transmit(self, probe: PathProbe, path: Path) -> None:
         self._send([self._peer_key.seal(self._entropy(NONCE_BYTES), probe.encode())], path)
@@ -139,10 +170,12 @@ class PathMonitor:
             probe = PathProbe.decode(self._own_key.open(datagram))
         except WireError:
             return
-        self.heard_at = self._now()
         if probe.reply:
             self._answered(probe, path)
             return
+        if not self._replays.is_new(int.from_bytes(probe.tx[:COUNTER_BYTES], "big"), self._now()):
+            return
+        self.heard_at = self._now()
         self._transmit(PathProbe(probe.tx, True, path.remote, probe.size_bytes), path)
         if path != self.current:
             self.heard_on(path)
@@ -151,6 +184,7 @@ class PathMonitor:
         sent = self._sent.pop(probe.tx, None)
         if sent is None:
             return
+        self.heard_at = self._now()
         rtt_s = self._now() - sent.at
         self.observed = probe.observed or self.observed
         if probe.tx == self._waiting:

@@ -1,7 +1,8 @@
 """Probes before there is a connection: they find peers among candidates, measure paths and hand out cookies.
 
 A PROBE is answered only if it opens under this network's keys, its time is within 120 s and its tx is new; so a
-stranger, and a recorded probe sent again, get no byte back. Outside the time window a probe is answered only
+stranger, and a recorded probe sent again, get no byte back; in our first 120 s neither does one from before our
+start, which costs a peer whose clock is behind a moment. Outside the time window a probe is answered only
 under the device's own key and only while no peer is live (a clock that is wrong).
 """
 
@@ -20,6 +21,7 @@ from proxy_vpn.wire.probe import TX_BYTES, Pong, Probe
 from proxy_vpn.wire.seal import HINT_BYTES, NONCE_BYTES, SealKey
 
 CLOCK_WINDOW_S = 120.0
+CLOCK_SLACK_S = 1.0
 REPLAY_MEMORY_S = 300.0
 REPLAYS_LIMIT = 1 << 16
 PENDING_LIMIT = 1024
@@ -80,6 +82,7 @@ class Prober:
         self._unix_time = unix_time
         self._pending: dict[bytes, Sent] = {}
         self._seen: dict[bytes, float] = {}
+        self._started = unix_time()
         self._own_key = probe_key(key, identity)
         self._discovery: dict[int, SealKey] = {}
         keyring.add_standing(self._standing)
@@ -149,6 +152,8 @@ class Prober:
             if sent is not None and sent.tx == probe.tx:
                 self._handler.own_address_found(sent)
             return
+        if unix_time - self._started < CLOCK_WINDOW_S and probe.time < self._started - CLOCK_SLACK_S:
+            return  # from before our start: it never arrived here, or the memory of it was lost
         if probe.tx in self._seen or len(self._seen) >= REPLAYS_LIMIT:
             return
         self._seen[probe.tx] = unix_time + REPLAY_MEMORY_S

@@ -19,7 +19,7 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.net.udp import Path, UdpSocket
 from proxy_vpn.wire.seal import is_sealed
 
-BATCHES_PER_TURN = 16
+BATCHES_PER_TURN = 32
 _FIXED_BIT, _LONG_BIT = 0x40, 0x80
 
 

@@ -27,6 +27,7 @@ KEEPALIVE_S = 20.0
 PROBE_TIMEOUT_LIMIT_S = 20.0
 SEND_ROUNDS_LIMIT = 256
 _TIMER_SLACK_S = 0.0002
+_TIMER_PAUSE_S = 0.0005
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +66,7 @@ class Link:
         self._settling = False
         self._wake: asyncio.Handle | None = None
         self._packets_since_update = 0
+        self._unanswered_since = 0.0
         self._closed = False
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -102,6 +104,7 @@ class Link:
             return
         if fresh:
             self.received_at = now
+            self._unanswered_since = 0.0
             if path != self.path:
                 self._handler.path_heard(path)
 
@@ -153,6 +156,7 @@ class Link:
             datagrams = [self._seal(d) if d[0] & LONG_HEADER_BIT else d for d in datagrams]
         self.sent_bytes += sum(map(len, datagrams))
         self._packets_since_update += len(datagrams)
+        self._unanswered_since = self._unanswered_since or self._loop.time()
         self._demux.send(datagrams, path)
         return True
 
@@ -171,6 +175,12 @@ class Link:
             with suppress(Exception):
                 self.engine.update_keys()
                 self._packets_since_update = 0
+
+    def silence_s(self, heard_at: float) -> float:
+        """How long we have been sending without an answer; `heard_at`: when the peer was last heard past the engine."""
+        if heard_at >= self._unanswered_since:
+            self._unanswered_since = 0.0
+        return self._loop.time() - self._unanswered_since if self._unanswered_since else 0.0
 
     def kick(self) -> None:
         """The path changed or came back: probe at once instead of after the engine's backed-off timeout."""
@@ -223,6 +233,8 @@ class Link:
         at = None if self._closed else self.engine.timer()
         if at is None:
             return
+        # An engine may ask for a time that is past already, again and again while it waits for something else.
+        at = max(at, self._loop.time() + _TIMER_PAUSE_S)
         if self._timer is not None and not self._timer.cancelled() and self._timer_at <= at + _TIMER_SLACK_S:
             return  # it fires first and is set again then: cheaper than moving it with every packet
         if self._timer is not None:

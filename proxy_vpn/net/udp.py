@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.errors import StateError
+from proxy_vpn.net.filter import drop_dht_queries
 
 RECEIVE_BYTES = 65535
 GSO_SEGMENTS_LIMIT = 64
@@ -100,6 +101,10 @@ class UdpSocket:
                 self._socket.setsockopt(level, option, value)
             except OSError:
                 continue  # an older kernel: single datagrams, the kernel's own choice of address
+
+    def ignore_dht_queries(self) -> bool:
+        """Let the kernel drop them; for as long as the socket lives."""
+        return drop_dht_queries(self._socket)
 
     def fileno(self) -> int:
         return self._socket.fileno()

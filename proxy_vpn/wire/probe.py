@@ -73,7 +73,10 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class PathProbe:
-    """A probe on the path of a live connection, sealed under the keys its ends exchanged; `reply` marks the answer."""
+    """A probe on the path of a live connection, sealed under the keys its ends exchanged; `reply` marks the answer.
+
+    The first 8 bytes of `tx` count the sender's probes, so that a replay is known as one.
+    """
 
     tx: bytes
     reply: bool
