@@ -1,8 +1,9 @@
 """Where peers may be: addresses from the user, memory, the DHT, peer exchange and probes, and when to try them.
 
 Values are hints, often wrong and sometimes hostile: at most 64 addresses a peer, 256 of unknown peers, 4 per /24
-(or /48) of those, five probes each with growing pauses. What the user names and where a known peer was are
-tried on for good, ever more slowly.
+(or /48) of those, each probed with growing pauses. What the user names and where a known peer was are tried on for
+good; others for as long as somebody goes on naming them, because a NAT lets a peer's probe in only while one of ours
+has just gone out: two that came at different times meet once the first has learnt of the second.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from proxy_vpn.addresses import Address, Scope
 PER_PEER_LIMIT = 64
 UNKNOWN_LIMIT = 256
 PER_PREFIX_LIMIT = 4
-PROBES_LIMIT = 5
+QUICK_PROBES = 5
 FIRST_PAUSE_S = 0.5
-PAUSE_LIMIT_S = 30.0
-RETRY_AFTER_S = 60.0
+SLOW_PAUSE_S = 10.0
+PERSISTENT_PAUSE_S = 30.0
+NAMED_FOR_S = 120.0
 OWN_ADDRESS_S = 600.0
 
 
@@ -42,6 +44,7 @@ class Candidate:
     source: Source
     probes: int = 0
     due: float = 0.0
+    named: float = 0.0
 
     @property
     def persistent(self) -> bool:
@@ -67,20 +70,21 @@ class CandidateBook:
         known = self._book.get((address, identity))
         if known is not None:
             known.source = min(known.source, source)
-            if known.probes >= PROBES_LIMIT and now - known.due > RETRY_AFTER_S:
+            revived = not known.persistent and now - known.named > NAMED_FOR_S
+            known.named = now
+            if revived:
                 known.probes, known.due = 0, now
-                return True
-            return False
+            return revived
         if not self._has_room(address, identity, source):
             return False
-        self._book[address, identity] = Candidate(address, identity, source, due=now)
+        self._book[address, identity] = Candidate(address, identity, source, due=now, named=now)
         return True
 
     def _has_room(self, address: Address, identity: bytes, source: Source) -> bool:
         same = [c for c in self._book.values() if c.identity == identity]
         limit = PER_PEER_LIMIT if identity else UNKNOWN_LIMIT
         if len(same) >= limit:
-            spent = next((c for c in same if c.probes >= PROBES_LIMIT and not c.persistent), None)
+            spent = next((c for c in same if c.probes >= QUICK_PROBES and not c.persistent), None)
             if spent is None:
                 return False
             del self._book[spent.address, spent.identity]
@@ -100,24 +104,16 @@ class CandidateBook:
         """Somebody wants this peer, or it was just lost: all its addresses are due at once."""
         for candidate in self._book.values():
             if candidate.identity == identity or (not candidate.identity and candidate.source is Source.USER):
-                candidate.probes, candidate.due = 0, now
-
-    def retry_unknown(self, now: float) -> None:
-        """The network changed: everything is due again."""
-        for candidate in self._book.values():
-            candidate.probes, candidate.due = 0, now
-
-    def addresses_of(self, identity: bytes) -> list[Address]:
-        """All addresses noted for a peer."""
-        return [c.address for c in self._book.values() if c.identity == identity]
+                candidate.probes, candidate.due, candidate.named = 0, now, now
 
     def due(self, now: float) -> list[Candidate]:
         """The candidates to probe now; each is counted and scheduled again."""
         chosen = []
         for candidate in self._book.values():
-            if candidate.due > now or (candidate.probes >= PROBES_LIMIT and not candidate.persistent):
+            if candidate.due > now or (now - candidate.named > NAMED_FOR_S and not candidate.persistent):
                 continue
-            pause = min(PAUSE_LIMIT_S, FIRST_PAUSE_S * 2 ** min(candidate.probes, 10))
+            slowest_s = PERSISTENT_PAUSE_S if now - candidate.named > NAMED_FOR_S else SLOW_PAUSE_S
+            pause = min(slowest_s, FIRST_PAUSE_S * 2 ** min(candidate.probes, 10))
             candidate.probes += 1
             candidate.due = now + pause
             chosen.append(candidate)

@@ -45,6 +45,12 @@ SEARCH_S = 60.0
 SILENCE_S = 0.75
 
 
+TWIN_WARNING = (
+    "another machine carries this device's identity and was there first"
+    " - give this one a state directory of its own (--state), or stop the other"
+)
+
+
 class MeshObserver(Protocol):
     """Who tells the user."""
 
@@ -360,7 +366,7 @@ class Mesh:
                 f"two machines carry the identity of {peer.name} - give one of them a state directory of its own"
             )
             for session in peer.sessions[1:]:
-                session.close("its identity is in use elsewhere")
+                session.close("its identity is in use elsewhere", twin=True)
 
         self._boot_checks[peer.identity] = self._loop.call_later(BOOT_CHECK_S, decide)
 
@@ -372,6 +378,9 @@ class Mesh:
         """A session ended, live or not."""
         self._sessions.discard(session)
         self.seeker.session_closed(session)
+        if session.twin and session.member is not None:
+            self.seeker.pause(session.member.identity)
+            self._observer.warning(TWIN_WARNING)
         peer = self.roster.get(session.member.identity) if session.member else None
         if peer is None or session not in peer.sessions:
             return

@@ -123,6 +123,10 @@ class Seeker:
         self._dials.pop(identity, None)
         self._pauses.pop(identity, None)
 
+    def pause(self, identity: bytes) -> None:
+        """This peer does not want us now: leave it alone for a while."""
+        self._pauses[identity] = (self._now() + REDIAL_PAUSE_LIMIT_S, REDIAL_PAUSE_LIMIT_S)
+
     def session_closed(self, session: Session) -> None:
         """A connection ended; if it was a dial's, the next one waits a little longer."""
         for identity, dial in tuple(self._dials.items()):

@@ -28,9 +28,17 @@ from proxy_vpn.wire.membership import Frames, Initiator, Member, Refused, Respon
 
 AUTH_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 2.0
+BYE_TIMEOUT_S = 3.0
+EARLY_BYTES = 64 * 1024
+EARLY_EVENTS = 64
 _CONTROL_STREAM = 0
-_LAST_PING = 1
-_CLOSE_NORMAL, _CLOSE_AUTH, _CLOSE_PROTOCOL = 0x100, 0x101, 0x102
+_CLOSE_NORMAL, _CLOSE_AUTH, _CLOSE_PROTOCOL, _CLOSE_TWIN = 0x100, 0x101, 0x102, 0x103
+_CLOSE_TEXTS = {
+    _CLOSE_NORMAL: "closed by the peer",
+    _CLOSE_AUTH: "the peer did not accept our authentication",
+    _CLOSE_PROTOCOL: "the peer found a mistake in what we sent",
+    _CLOSE_TWIN: "another machine carries this device's identity",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -88,6 +96,7 @@ class Session:
         )
         self.closing_reason = ""
         self.said_goodbye = False
+        self.twin = False
         self.paths: PathMonitor | None = None
         self.path_secret = (b"", b"")
         self.on_settled: list[Callable[[], object]] = []
@@ -98,6 +107,7 @@ class Session:
         self._prover: Prover | None = None
         self._frames = Frames()
         self._control = messages.ControlReader()
+        self._early: list[tuple[int, bytes, bool]] = []
         self._drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.started_at = self.heard_at = self._loop.time()
@@ -130,21 +140,18 @@ class Session:
             with suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_TIMEOUT_S):
                     await self._drained.wait()
-                    # Sent is not arrived, and close() drops what is not: an acknowledged PING came after it.
-                    self._drained.clear()
-                    self.link.engine.ping(_LAST_PING)
-                    self.link.wake()
-                    await self._drained.wait()
         self.close(reason)
 
-    def close(self, reason: str) -> None:
-        """Close now; open flows are lost."""
+    def close(self, reason: str, *, twin: bool = False) -> None:
+        """Close now; open flows are lost. `twin`: because another machine carries the peer's identity."""
         self.closing_reason = self.closing_reason or reason
-        self.link.close(_CLOSE_NORMAL, "")
+        self.link.close(_CLOSE_TWIN if twin else _CLOSE_NORMAL, "")
 
     # --- LinkHandler: what the engine reports ------------------------------------------------------------------
 
     def handshake_completed(self) -> None:
+        if self.state is State.CLOSED:
+            return
         self.state = State.AUTHENTICATING
         try:
             self._prover = self._prove(channel_binding(*self.link.engine.secrets()))
@@ -155,9 +162,13 @@ class Session:
             self.streams.send_stream(self.link.engine.open_stream(), self._prover.start(), False)
 
     def stream_data_received(self, stream_id: int, data: bytes, end: bool) -> None:
+        if self.state is State.CLOSED:  # by an event just before this one
+            return
         self.heard_at = self.link.received_at
         if stream_id == _CONTROL_STREAM:
             self._control_received(data, end)
+        elif self.member is not None and self.theirs is None:
+            self._keep_early(stream_id, data, end)
         elif not self.is_open:
             self._fail(_CLOSE_PROTOCOL, "a stream before authentication")
         else:
@@ -166,6 +177,12 @@ class Session:
             except WireError as error:
                 self._fail(_CLOSE_PROTOCOL, str(error))
 
+    def _keep_early(self, stream_id: int, data: bytes, end: bool) -> None:
+        """A proven peer's first flows may overtake its welcome; they wait for it."""
+        self._early.append((stream_id, data, end))
+        if sum(len(held) for _, held, _ in self._early) > EARLY_BYTES or len(self._early) > EARLY_EVENTS:
+            self._fail(_CLOSE_PROTOCOL, "too much before the welcome")
+
     def stream_reset_received(self, stream_id: int, code: int) -> None:
         self._stream_broken(stream_id, sending=False)
 
@@ -173,6 +190,8 @@ class Session:
         self._stream_broken(stream_id, sending=True)
 
     def _stream_broken(self, stream_id: int, *, sending: bool) -> None:
+        if self.state is State.CLOSED:
+            return
         if stream_id == _CONTROL_STREAM:
             self._fail(_CLOSE_PROTOCOL, "the control stream was reset")
         else:
@@ -185,8 +204,6 @@ class Session:
 
     def ping_acknowledged(self, number: int) -> None:
         self.heard_at = self.link.received_at
-        if number == _LAST_PING:
-            self._drained.set()
 
     def connection_id_issued(self, connection_id: bytes) -> None:
         self.link.add_connection_id(connection_id)
@@ -195,7 +212,8 @@ class Session:
         self.link.remove_connection_id(connection_id)
 
     def terminated(self, code: int, reason: str) -> None:
-        self.link.ended(reason or f"code {code:#x}")
+        self.twin = self.twin or code == _CLOSE_TWIN
+        self.link.ended(_CLOSE_TEXTS.get(code) or reason or f"QUIC error {code:#x}")
 
     def path_heard(self, path: Path) -> None:
         self._owner.session_path_heard(self, path)
@@ -205,7 +223,8 @@ class Session:
         if limits:
             self.send_control(messages.Credit(limits))
         self.streams.pump()
-        if self.state is State.CLOSING and not len(self.streams) and not self.link.engine.backlog:
+        # Sent is not arrived, and close() drops what is not acknowledged.
+        if self.state is State.CLOSING and not len(self.streams) and not self.link.engine.unacknowledged:
             self._drained.set()
 
     def link_closed(self, reason: str) -> None:
@@ -264,19 +283,22 @@ class Session:
             self.state = State.LIVE
             self._settled()
             self._owner.session_live(self)
+            early, self._early = self._early, []
+            for stream_id, data, end in early:
+                self.stream_data_received(stream_id, data, end)
             return
         match message:
             case messages.Credit():
                 self.streams.credit(message.limits)
             case messages.Peers():
                 self._owner.peers_received(self, message.records)
-            case messages.Ping():
-                self.send_control(messages.Pong(message.number))
             case messages.Bye():
                 if self.state is State.LIVE:
                     self.state = State.CLOSING
                     self.said_goodbye = True
                     self.closing_reason = "said goodbye"
+                    # The peer's close is one datagram, which may get lost.
+                    self._deadline = self._loop.call_later(BYE_TIMEOUT_S, self.close, "said goodbye")
 
     def _settled(self) -> None:
         """No longer half open: authenticated, or over."""

@@ -216,6 +216,7 @@ class Streams:
                     raise WireError("credit was exceeded three times")
         elif isinstance(stream, Incoming):
             if not stream.buffer(data, end):
+                stream.reset = True
                 self._drop(stream_id)
         elif stream is not None or (stream_id & 3 == self._initiator and stream_id not in self._ended):
             self._head_received(stream_id, data, end)

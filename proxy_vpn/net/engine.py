@@ -146,6 +146,11 @@ class Engine(ABC):
 
     @property
     @abstractmethod
+    def unacknowledged(self) -> int:
+        """Bytes queued or in flight: 0 once all that was sent has arrived."""
+
+    @property
+    @abstractmethod
     def rtt_s(self) -> float | None:
         """The smoothed round trip."""
 

@@ -109,6 +109,10 @@ class AioquicEngine(Engine):
         return total
 
     @property
+    def unacknowledged(self) -> int:
+        return self.backlog + int(self._quic._loss.bytes_in_flight)
+
+    @property
     def rtt_s(self) -> float | None:
         loss = self._quic._loss
         return loss._rtt_smoothed if loss._rtt_initialized else None

@@ -132,6 +132,10 @@ class _Connection(QuicConnection):
     def smoothed_rtt(self) -> float | None:
         return None if self._core is None else self._core.smoothed_rtt
 
+    @property
+    def in_flight(self) -> int:
+        return 0 if self._core is None else self._core.bytes_in_flight
+
     def poll(self, now: float) -> list[bytes]:
         """The datagrams to send."""
         if self._core is None:
@@ -198,6 +202,10 @@ class Qh3Engine(Engine):
     def backlog(self) -> int:
         size: int = self._quic.get_send_buffer_size()
         return size
+
+    @property
+    def unacknowledged(self) -> int:
+        return self.backlog + int(self._quic.in_flight)
 
     @property
     def rtt_s(self) -> float | None:

@@ -51,18 +51,6 @@ class Peers(Message, frozen=True, tag="peers"):
     records: list[bytes]
 
 
-class Ping(Message, frozen=True, tag="ping"):
-    """Asks for a Pong with the same number."""
-
-    number: int
-
-
-class Pong(Message, frozen=True, tag="pong"):
-    """Answers a Ping."""
-
-    number: int
-
-
 class Bye(Message, frozen=True, tag="bye"):
     """No new flows from here; the sender closes once its flows have ended."""
 
@@ -94,7 +82,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
     port: int
 
 
-_ControlMessage = Welcome | Credit | Peers | Ping | Pong | Bye
+_ControlMessage = Welcome | Credit | Peers | Bye
 _control_decoder = msgspec.msgpack.Decoder(_ControlMessage)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -104,7 +92,7 @@ class _Tagged(msgspec.Struct, frozen=True):
 
 
 _tag_decoder = msgspec.msgpack.Decoder(_Tagged)
-_KNOWN_TAGS = frozenset({"welcome", "credit", "peers", "ping", "pong", "bye"})
+_KNOWN_TAGS = frozenset({"welcome", "credit", "peers", "bye"})
 
 
 def encode_control(message: Message) -> bytes:
