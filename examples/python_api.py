@@ -10,11 +10,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+from proxy_vpn import Node, PvpnError, Settings, load_key_file
 from proxy_vpn.addresses import Target
-from proxy_vpn.config import Settings
-from proxy_vpn.daemon.node import Node
-from proxy_vpn.errors import PvpnError
-from proxy_vpn.keys import load_key_file
 
 
 async def fetch(settings: Settings, peer: str, port: int) -> bytes:

@@ -106,6 +106,12 @@ class CandidateBook:
             if candidate.identity == identity or (not candidate.identity and candidate.source is Source.USER):
                 candidate.probes, candidate.due, candidate.named = 0, now, now
 
+    def ownerless(self, now: float) -> set[Address]:
+        """The addresses still tried of which nobody knows whose they are."""
+        owned = {c.address for c in self._book.values() if c.identity}
+        tried = (c for c in self._book.values() if c.persistent or now - c.named <= NAMED_FOR_S)
+        return {c.address for c in tried if not c.identity} - owned
+
     def due(self, now: float) -> list[Candidate]:
         """The candidates to probe now; each is counted and scheduled again."""
         chosen = []

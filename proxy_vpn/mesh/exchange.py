@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -14,6 +15,7 @@ from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.wire.messages import Peers
 
 RECORD_EVERY_S = 20 * 60.0
+_log = logging.getLogger(__name__)
 
 
 class Exchange:
@@ -65,6 +67,8 @@ class Exchange:
                     continue
                 peer.record = data
                 news.append(data)
+                where = " ".join(map(str, addresses))
+                _log.info("%s: %s says that %s is at %s", self._key.name, session.peer_name, peer.name, where)
                 for address in addresses:
                     self._on_address(record.identity, address)
         if news:

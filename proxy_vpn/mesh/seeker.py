@@ -9,11 +9,12 @@ Of two devices that find each other at once the one with the lower id dials; the
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from proxy_vpn.addresses import Address, Scope
-from proxy_vpn.keys import NetworkKey
+from proxy_vpn.keys import NetworkKey, short_id
 from proxy_vpn.mesh.admission import CookieJar
 from proxy_vpn.mesh.candidates import CandidateBook, Source
 from proxy_vpn.mesh.dialer import Dial, Dialer, SessionMaker
@@ -30,6 +31,7 @@ REDIAL_PAUSE_S = 0.5
 REDIAL_PAUSE_LIMIT_S = 30.0
 DIAL_LIFE_S = 8.0
 DIALS_LIMIT = 64
+_log = logging.getLogger(__name__)
 
 
 class SeekerOwner(SessionMaker, Protocol):
@@ -66,6 +68,7 @@ class Seeker:
         unix_time: Callable[[], float],
     ) -> None:
         self.book = CandidateBook()
+        self._network = key.name
         self._identity = identity
         self._owner = owner
         self._now = asyncio.get_running_loop().time
@@ -100,6 +103,8 @@ class Seeker:
     def found(self, address: Address, source: Source, scope: Scope = Scope.LOOPBACK, identity: bytes = b"") -> None:
         """A peer may be there."""
         if self.book.add(address, self._now(), identity=identity, source=source, scope=scope):
+            whose = f"device {short_id(identity)}" if identity else "a peer"
+            _log.info("%s: %s may be at %s (source: %s)", self._network, whose, address, source.name.lower())
             self._probe_candidates()
 
     def want(self, identity: bytes) -> None:
@@ -117,6 +122,7 @@ class Seeker:
             self._advance(dial)
             if dial.session is None and now - dial.started > DIAL_LIFE_S:
                 self._dials.pop(identity, None)
+                self._dial_failed(dial, f"no probe of any size was answered within {DIAL_LIFE_S:.0f} s")
 
     def met(self, identity: bytes) -> None:
         """The peer is live: no dial and no pause any more."""
@@ -132,6 +138,7 @@ class Seeker:
         for identity, dial in tuple(self._dials.items()):
             if dial.session is session:
                 del self._dials[identity]
+                self._dial_failed(dial, session.closing_reason or "the connection ended")
                 pause = min(REDIAL_PAUSE_LIMIT_S, 2 * self._pauses.get(identity, (0.0, REDIAL_PAUSE_S / 2))[1])
                 self._pauses[identity] = (self._now() + pause, pause)
 
@@ -185,6 +192,7 @@ class Seeker:
         if self.stopped or len(self._dials) >= DIALS_LIMIT or now < self._pauses.get(identity, (0.0, 0.0))[0]:
             return
         self._dials[identity] = Dial(identity, path, now, rtt_s)
+        _log.info("%s: dialling device %s at %s", self._network, short_id(identity), path)
         for size in PROBE_SIZES_BYTES:
             self.prober.probe(path, identity, size)
 
@@ -195,3 +203,7 @@ class Seeker:
         if self._identity > dial.identity and now - dial.started < HIGHER_ID_WAITS_S:
             return
         self.dialer.connect(dial)
+
+    def _dial_failed(self, dial: Dial, reason: str) -> None:
+        who = short_id(dial.identity)
+        _log.info("%s: dialling device %s at %s failed: %a", self._network, who, dial.path, reason)

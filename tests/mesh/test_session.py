@@ -105,7 +105,7 @@ def test_a_flow_opened_at_once_survives_the_loss_of_the_welcome(engines: Engines
 
     async def main() -> None:
         for seed in range(8):
-            async with two_members(engines, loss=0.3, seed=seed) as (wire, one, two):
+            async with two_members(engines, loss=0.2, seed=seed) as (wire, one, two):
                 sink = StreamSink(await one.open_flow(two))
                 sink.flow.write(b"hello")
                 sink.flow.write_eof()
