@@ -1,7 +1,7 @@
 """pvpn: a VPN without a server, an account, an administrator or root.
 
-    async with Node(Settings(keys=(load_key_file("home.key"),), name="peer-a")) as node:
-        reader, writer = await node.open("peer-b", 22)
+async with Node(Settings(keys=(load_key_file("home.key"),), name="peer-a")) as node:
+    reader, writer = await node.open("peer-b", 22)
 """
 
 from importlib import import_module

@@ -23,9 +23,18 @@ def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
 
 
+class StatePath(click.Path):
+    """A directory, which an empty word is not: a shell variable that is unset must not mean this directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it names no directory; leave it out for the default one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 state_option = option(
     "--state",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=StatePath(file_okay=False, path_type=Path),
     metavar="DIR",
     help="The process's state directory; each process has its own.",
 )

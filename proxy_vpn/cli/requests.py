@@ -69,11 +69,12 @@ def connect(host: str, port: str, net: str, state: Path | None) -> int:
     \b
       ssh -o ProxyCommand='pvpn connect %h %p' peer-b
     """
-    from proxy_vpn.daemon.sockets import check_directory, proxy_socket
+    from proxy_vpn.daemon.private import check_private
+    from proxy_vpn.daemon.sockets import proxy_socket
     from proxy_vpn.doors.stdio import connect as copy
 
     path = proxy_socket(state)
-    check_directory(path)
+    check_private(path.parent)
     return copy(str(path), Target(in_network(host, net), parse_port(port)))
 
 
@@ -140,13 +141,14 @@ def peers(as_json: bool, net: str, state: Path | None) -> None:
 
     Name, path, round trip, traffic, and since when.
     """
-    from proxy_vpn.daemon.status import PeersReply, render_peers
+    from proxy_vpn.daemon.status import render_peers
 
     answer = client(state).peers(net)
     if as_json:
-        print_json(PeersReply(peers=answer))
+        print_json(answer)
     else:
-        click.echo("\n".join(render_peers(answer, time.time(), colour=coloured())))
+        lines = render_peers(answer.peers, time.time(), colour=coloured(), unanswered=answer.unanswered)
+        click.echo("\n".join(lines))
 
 
 @click.command()
@@ -199,9 +201,13 @@ def _meant(spec: ForwardSpec, net: str) -> ForwardSpec:
 
 
 def _announce(spec: str) -> None:
+    from proxy_vpn.daemon.status import open_door
+
     parsed = ForwardSpec.parse(spec)
     where = f"unix:{parsed.path}" if parsed.path else str(Target(parsed.host, parsed.port))
     click.echo(f"{where}{' (udp)' if parsed.udp else ''} -> {parsed.target}")
+    if warning := open_door(parsed, "forward"):
+        click.echo(f"pvpn: {warning}", err=True)
 
 
 def _hold(ask: ControlClient, spec: str) -> None:

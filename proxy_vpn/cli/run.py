@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from proxy_vpn.cli.options import option
+from proxy_vpn.cli.options import StatePath, option
 
 if TYPE_CHECKING:
     from proxy_vpn.config import Expose, Settings
@@ -18,8 +19,17 @@ _PEER_EXAMPLE = "192.0.2.1:41641"
 _ROUTER_EXAMPLE = "router.example:6881"
 
 
+class _KeyFiles(click.Path):
+    """Key files; in their variable apart by colons, as paths are, or by spaces, as other values are."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        parts = [part for part in rv.split(os.pathsep) if part]
+        # A file may have a space in its name.
+        return [word for part in parts for word in ([part] if os.path.exists(part) else part.split())]
+
+
 @click.command()
-@click.argument("keys", nargs=-1, type=click.Path(path_type=Path), envvar="PVPN_KEYS")
+@click.argument("keys", nargs=-1, type=_KeyFiles(path_type=Path), envvar="PVPN_KEYS")
 @option("--name", metavar="NAME", help="What peers call this machine; the host's name unless given.")
 @option("--socks", multiple=True, metavar=_LISTEN, help="Serve SOCKS4a/5 and HTTP proxying here; loopback if no HOST.")
 @option("--http", multiple=True, metavar=_LISTEN, help="The same as --socks: one port speaks both.")
@@ -34,13 +44,14 @@ _ROUTER_EXAMPLE = "router.example:6881"
 @option("--dht-serve", is_flag=True, help="Answer other nodes of the DHT too; silent unless given.")
 @option("--dht-bootstrap", multiple=True, metavar="HOST:PORT", help="Enter the DHT here, not at the public routers.")
 @option("--engine", type=click.Choice(["qh3", "aioquic"]), help="The QUIC engine; the best one unless given.")
-@option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Where to keep identities and known peers.")
+@option("--state", type=StatePath(path_type=Path), metavar="DIR", help="Where to keep identities and known peers.")
 @option("--verbose", "-v", "verbosity", count=True, help="Say more; twice: everything.")
 @click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input ends, with whoever holds it.")
 def run(keys: tuple[Path, ...], until_eof: bool, **flags: object) -> int:
     """Join networks and stay until Ctrl-C. KEYS (PVPN_KEYS) are their key files, one or more.
 
-    Options that may be given several times take several values, apart by spaces, from their variable.
+    Options that may be given several times take several values, apart by spaces, from their variable; so does
+    PVPN_KEYS, and apart by colons.
     """
     checked = settings(keys, **flags)  # type: ignore[arg-type]
     if until_eof:

@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from proxy_vpn.daemon import messages, sockets
-from proxy_vpn.daemon.status import SCHEMA, DaemonStatus, ExposeStatus, ForwardStatus, PeersReply, PeerStatus
+from proxy_vpn.daemon import messages
+from proxy_vpn.daemon.private import check_private
+from proxy_vpn.daemon.status import SCHEMA, DaemonStatus, ExposeStatus, ForwardStatus, PeersReply
 from proxy_vpn.doors.stdio import not_running
 from proxy_vpn.errors import ControlError, PvpnError, UsageError
 
@@ -43,8 +44,8 @@ class ControlClient:
     def status(self, net: str = "") -> DaemonStatus:
         return self._ask("GET", _of_network("/v1/status", net), DaemonStatus)
 
-    def peers(self, net: str = "") -> tuple[PeerStatus, ...]:
-        return self._ask("GET", _of_network("/v1/peers", net), PeersReply).peers
+    def peers(self, net: str = "") -> PeersReply:
+        return self._ask("GET", _of_network("/v1/peers", net), PeersReply)
 
     def ping(self, peer: str, net: str = "") -> messages.PingReply:
         return self._ask("POST", "/v1/ping", messages.PingReply, messages.PingRequest(peer=peer, net=net))
@@ -138,7 +139,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        sockets.check_directory(self._path)
+        check_private(self._path.parent)
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.sock.settimeout(CONNECT_TIMEOUT_S)

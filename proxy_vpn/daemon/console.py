@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TextIO
 
-from proxy_vpn.daemon.status import printable
+from proxy_vpn.daemon.status import MAX_LINE_CHARS, printable
 
 SAME_WARNING_PAUSE_S = 10.0
 _WARNINGS_REMEMBERED = 256
@@ -22,7 +22,7 @@ class Console:
     def say(self, text: str) -> None:
         """One line; a reader that went away is no reason to stop."""
         try:
-            print(printable(text), file=self._stream, flush=True)
+            print(printable(text, MAX_LINE_CHARS), file=self._stream, flush=True)
         except (BrokenPipeError, ValueError):
             return
 
@@ -53,14 +53,28 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
         self._verbose = verbosity > 0
         self._said: dict[str, float] = {}
-        self.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s" if self._verbose else "%(message)s"))
+        self.setFormatter(_OneLine("%(asctime)s %(name)s: %(message)s" if self._verbose else "%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         text, now = self.format(record), time.monotonic()
         if self._verbose:
             self._console.say(text)
+            if record.exc_info:
+                for line in logging.Formatter().formatException(record.exc_info).splitlines():
+                    self._console.say(line)
         elif now - self._said.get(text, -SAME_WARNING_PAUSE_S) >= SAME_WARNING_PAUSE_S:
             if len(self._said) >= _WARNINGS_REMEMBERED:
                 self._said.clear()
             self._said[text] = now
             self._console.warn(text)
+
+
+class _OneLine(logging.Formatter):
+    """Names an exception, without its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        if self.usesTime():
+            record.asctime = self.formatTime(record, "%H:%M:%S")
+        error = record.exc_info[1] if record.exc_info else None
+        return self.formatMessage(record) + (f" ({error!r})" if error else "")

@@ -144,7 +144,7 @@ class ControlServer:
 
     async def _peers(self, request: web.Request) -> web.StreamResponse:
         status = _of_network(self._daemon.status(), request.query.get("net", ""))
-        return _json(PeersReply(peers=status.peers))
+        return _json(PeersReply(peers=status.peers, unanswered=status.unanswered))
 
     async def _ping(self, request: web.Request) -> web.StreamResponse:
         wanted = await _body(request, PingRequest)

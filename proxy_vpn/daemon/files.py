@@ -1,4 +1,4 @@
-"""Files of a state directory: written whole or not at all, private, and set aside when they can't be read."""
+"""Files of a state directory: written whole or not at all, and set aside when they can't be read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from shlex import quote
 from typing import Final, TypeVar
 
 import msgspec
@@ -74,23 +73,6 @@ def read_json(path: Path, kind: type[_T]) -> _T | None:
 def write_json(path: Path, value: object) -> None:
     """`value` (a msgspec Struct) as indented JSON, atomically. Raises StateError."""
     write_atomic(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
-
-
-def make_private(directory: Path) -> None:
-    """Make a 0700 directory of ours; closes an empty one that is open to others. Raises StateError."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.stat()
-        if status.st_uid != os.geteuid():
-            raise StateError(f"{shown(directory)} belongs to another user", "choose another directory with --state")
-        if status.st_mode & 0o077:
-            if any(directory.iterdir()):
-                hint = f"run: chmod 700 {quote(shown(directory))}"
-                raise StateError(f"others can look into {shown(directory)}", hint)
-            directory.chmod(0o700)
-    except OSError as error:
-        hint = "choose another directory with --state"
-        raise StateError(f"can't use {shown(directory)}: {error.strerror}", hint) from None
 
 
 def sweep(directory: Path) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from ipaddress import ip_address
 from types import TracebackType
@@ -21,12 +21,13 @@ from typing import Any
 
 from proxy_vpn.addresses import Address, ForwardSpec, Target
 from proxy_vpn.config import Settings
-from proxy_vpn.daemon import memory, report
+from proxy_vpn.daemon import memory, report, search
 from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.control import ControlServer
 from proxy_vpn.daemon.messages import ForgetReply, PingReply
 from proxy_vpn.daemon.state import NetworkState, StateDirectory
-from proxy_vpn.daemon.status import DaemonStatus, ExposeStatus, ForwardStatus
+from proxy_vpn.daemon.status import DaemonStatus, ExposeStatus, ForwardStatus, open_door
+from proxy_vpn.daemon.warnings import Warnings
 from proxy_vpn.doors.direct import Direct
 from proxy_vpn.doors.forward import ForwardDoor
 from proxy_vpn.doors.own import OwnListeners
@@ -67,7 +68,7 @@ class Node:
         self.meshes: list[Mesh] = []
         self.proxies: list[str] = []
         self.dht: Dht | None = None
-        self.warnings: list[str] = []
+        self.warnings = Warnings(console.warn if console else _log.warning)
         self.demux: Demultiplexer
         self.router: Router
         self.state: StateDirectory
@@ -114,6 +115,7 @@ class Node:
         await self._open_doors()
         self.state.count_start()
         self._spawn(self._housekeeping())
+        self._spawn(search.watch(self))
 
     def _bind(self) -> list[UdpSocket]:
         if self.settings.listen:
@@ -132,7 +134,9 @@ class Node:
             first = UdpSocket(Address("0.0.0.0", self.state.udp_port))
         except StateError:
             first = UdpSocket(Address("0.0.0.0", 0))
-            self._warn(f"UDP port {self.state.udp_port} is taken, using {first.address.port} - peers will follow")
+            self.warnings.add(
+                f"UDP port {self.state.udp_port} is taken, using {first.address.port} - peers will follow"
+            )
         if first.address.port != self.state.udp_port:
             self.state.save_udp_port(first.address.port)
         with suppress(StateError):  # no IPv6 on this host
@@ -192,6 +196,8 @@ class Node:
         for target in self.settings.proxies:
             where = await self._open_proxy(ProxyDoor(self.router, (target.host, target.port), direct, self.own))
             self.proxies.append(str(where))
+            if isinstance(where, Address) and (warning := open_door(where, "proxy")):
+                self.warnings.add(warning)
         await self._open_proxy(ProxyDoor(self.router, str(self.state.proxy_socket), None, self.own))
         for spec in self.settings.forwards:
             await self.add_forward(spec, held=False)
@@ -246,7 +252,10 @@ class Node:
     async def _look_for_user_peers(self) -> None:
         """What `--peer` names: resolved again and again, because names move."""
         for target in self.settings.peers:
-            for address in await _resolve(target):
+            found = await _resolve(target)
+            if not found:
+                _log.info("%a has no address now", target.host)
+            for address in found:
                 for mesh in self.meshes:
                     mesh.seeker.found(address, Source.USER)
 
@@ -272,15 +281,9 @@ class Node:
         if self._console:
             self._console.peer_went(peer.network, peer.name, reason)
 
-    def warning(self, text: str) -> None:
-        """Something the user should know."""
-        self._warn(text)
-
-    def _warn(self, text: str) -> None:
-        if text not in self.warnings:
-            self.warnings = [*self.warnings[-7:], text]
-            if self._console:
-                self._console.warn(text)
+    def warning(self, text: str, settled: Callable[[], bool] = lambda: False) -> None:
+        """Something the user should know, until it is settled."""
+        self.warnings.add(text, settled)
 
     def flow_offered(self, peer: Peer, offer: Incoming) -> None:
         """A peer wants a service of this host."""
@@ -306,9 +309,7 @@ class Node:
         return report.status(self)
 
     def unready(self) -> str:
-        if not any(True for mesh in self.meshes for _ in mesh.live_peers()):
-            return "no peer is connected"
-        return ""
+        return "" if search.any_peer_live(self) else "no peer is connected"
 
     async def ping(self, name: str, net: str) -> PingReply:
         mesh, peer = self._find(name, net)
@@ -319,6 +320,8 @@ class Node:
         door = ForwardDoor(self.router, spec, None, self.own)
         bound = await door.start()
         self._forwards[bound] = (door, held)
+        if warning := open_door(bound, "forward"):
+            self.warnings.add(warning, lambda: bound not in self._forwards)
         return bound
 
     def remove_forward(self, spec: ForwardSpec) -> None:
@@ -342,6 +345,7 @@ class Node:
         for mesh in self._meshes(net):
             if name in mesh.roster.pins or mesh.roster.find(name):
                 peer = mesh.forget(name)
+                self.warnings.settle(name)
                 self._dirty.set()
                 return ForgetReply(peer=name, network=mesh.key.name, id=peer.identity.hex())
         raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")

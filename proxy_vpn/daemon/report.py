@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from proxy_vpn import __version__
+from proxy_vpn.daemon import search
 from proxy_vpn.daemon.status import (
     DaemonStatus,
     DhtState,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from proxy_vpn.daemon.node import Node
 
 SERVICES_NOTICED = 4
-_UNREACHABLE_AFTER_S = 15.0
 
 
 def status(node: Node) -> DaemonStatus:
@@ -41,12 +41,12 @@ def status(node: Node) -> DaemonStatus:
         engine=node.engine_name,
         listen=tuple(str(address) for address in node.demux.addresses),
         proxies=tuple(node.proxies),
-        networks=tuple(_network(mesh) for mesh in node.meshes),
+        networks=tuple(_network(node, mesh) for mesh in node.meshes),
         forwards=node.forwards(),
         expose=expose(node),
         dht=_dht(node),
         peers=tuple(_peer(mesh, peer) for mesh in node.meshes for peer in mesh.roster),
-        warnings=tuple(node.warnings),
+        warnings=node.warnings.standing(),
     )
 
 
@@ -57,13 +57,14 @@ def expose(node: Node) -> ExposeStatus:
     return ExposeStatus(rules=str(node.policy.expose), open=None if found is None else tuple(ports))
 
 
-def _network(mesh: Mesh) -> NetworkStatus:
+def _network(node: Node, mesh: Mesh) -> NetworkStatus:
     return NetworkStatus(
         name=mesh.key.name,
         id=mesh.key.network_id.hex(),
         fingerprint=mesh.key.fingerprint,
         generation=mesh.key.generation,
         device_id=mesh.identity.id.hex(),
+        unanswered=search.unanswered(node, mesh),
     )
 
 
@@ -101,8 +102,8 @@ def _dht(node: Node) -> DhtStatus:
     state: DhtState = "searching"
     if dht.announced:
         state = "announced"
-    elif not dht.nodes4 + dht.nodes6:
-        state = "starting" if time.time() - node.started < _UNREACHABLE_AFTER_S else "unreachable"
+    elif search.dht_silent(node):
+        state = "starting" if time.time() - node.started < search.DHT_ANSWERS_WITHIN_S else "unreachable"
     external = tuple(str(address) for address in (dht.external4, dht.external6) if address)
     return DhtStatus(state=state, nodes=dht.nodes4 + dht.nodes6, serving=node.settings.dht_serve, external=external)
 

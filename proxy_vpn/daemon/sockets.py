@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
-import stat
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from proxy_vpn.daemon.private import check_private
 from proxy_vpn.errors import StateError
 
 MAX_UNIX_PATH_BYTES: Final = 107
@@ -64,17 +63,4 @@ def prepare(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise StateError(f"can't make the socket {str(path)!r}: {error.strerror}", "give another --state") from None
-    check_directory(path)
-
-
-def check_directory(path: Path) -> None:
-    """Raise StateError unless the socket's directory is ours and closed to others, a link being neither."""
-    try:
-        status = os.lstat(path.parent)
-    except OSError:
-        return
-    shown = str(path.parent)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise StateError(f"{shown!r} is not a directory of this user's own", "give another --state")
-    if status.st_mode & 0o077:
-        raise StateError(f"others can look into {shown!r}", f"run: chmod 700 {shlex.quote(shown)}")
+    check_private(path.parent)

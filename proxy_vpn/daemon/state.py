@@ -28,6 +28,7 @@ import msgspec
 
 from proxy_vpn.addresses import Address, shown, valid_name
 from proxy_vpn.daemon import files, sockets
+from proxy_vpn.daemon.private import MARK, make_private
 from proxy_vpn.dht.saved import Saved, dump, load
 from proxy_vpn.errors import StateError
 from proxy_vpn.keys import Identity
@@ -93,14 +94,14 @@ class StateDirectory:
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
-        self._memory = files.read_json(path / "process.json", ProcessMemory) or ProcessMemory()
+        self._memory = files.read_json(path / MARK, ProcessMemory) or ProcessMemory()
         self.first_run = not self._memory.starts
 
     @classmethod
     def open(cls, path: Path | None = None) -> StateDirectory:
         """Make and lock the directory (None: the default one); raises StateError when another process has it."""
         directory = Path(os.path.realpath(path or sockets.default_state_directory()))
-        files.make_private(directory)
+        make_private(directory)
         lock = _lock(directory)
         try:
             files.sweep(directory)
@@ -129,7 +130,7 @@ class StateDirectory:
     def count_start(self) -> None:
         """This process has really started: a failed start leaves the first run to the next one."""
         self._memory = msgspec.structs.replace(self._memory, starts=self._memory.starts + 1)
-        files.write_json(self.path / "process.json", self._memory)
+        files.write_json(self.path / MARK, self._memory)
 
     @property
     def udp_port(self) -> int:
@@ -138,7 +139,7 @@ class StateDirectory:
 
     def save_udp_port(self, port: int) -> None:
         self._memory = msgspec.structs.replace(self._memory, udp_port=port)
-        files.write_json(self.path / "process.json", self._memory)
+        files.write_json(self.path / MARK, self._memory)
 
     @property
     def control_socket(self) -> Path:
@@ -158,8 +159,8 @@ class StateDirectory:
     def network(self, network_id: bytes) -> NetworkState:
         """The files of one network, made when there are none."""
         path = self.path / "networks" / network_id.hex()
-        files.make_private(path.parent)
-        files.make_private(path)
+        make_private(path.parent)
+        make_private(path)
         files.sweep(path)
         return NetworkState(path)
 

@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
 from typing import Final, Literal
 
 import msgspec
 
+from proxy_vpn.addresses import Address, ForwardSpec
+
 SCHEMA: Final = 1
 MAX_REMOTE_TEXT_CHARS: Final = 120
+MAX_LINE_CHARS: Final = 400
 DAY_S: Final = 24 * 3600
+
+NOBODY_FOUND: Final = "run pvpn with the same key file on another machine"
 
 PeerState = Literal["idle", "probing", "dialling", "authenticating", "live", "lost"]
 DhtState = Literal["off", "starting", "searching", "announced", "unreachable"]
 
 
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One network of the process; ids are hexadecimal, `device_id` is this device's own in it."""
+    """One network of the process; ids are hexadecimal, `device_id` is this device's own in it.
+
+    `unanswered`: how many addresses were found where a peer may be, of which none answered.
+    """
 
     name: str
     id: str
     fingerprint: str
     generation: int
     device_id: str
+    unanswered: int = 0
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,12 +107,18 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[PeerStatus, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def unanswered(self) -> int:
+        """How many addresses were found, in all networks, of which none answered."""
+        return sum(network.unanswered for network in self.networks)
+
 
 class PeersReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to GET /v1/peers."""
+    """The answer to GET /v1/peers; `unanswered` as in NetworkStatus, of all networks asked for."""
 
     schema: int = SCHEMA
     peers: tuple[PeerStatus, ...] = ()
+    unanswered: int = 0
 
 
 class Style:
@@ -131,16 +147,16 @@ def render_status(status: DaemonStatus, now: float, *, colour: bool = False) -> 
     facts.append(("open", render_expose(status.expose)))
     facts += [("udp", printable(address)) for address in status.listen]
     facts.append(("dht", render_dht(status.dht)))
-    facts += [("warning", printable(warning)) for warning in status.warnings]
+    facts += [("warning", printable(warning, MAX_LINE_CHARS)) for warning in status.warnings]
     style = Style(colour)
     lines = [style.paint(f"{label:<8}", "31" if label == "warning" else "2") + text for label, text in facts]
-    return [*lines, "", *render_peers(status.peers, now, colour=colour)]
+    return [*lines, "", *render_peers(status.peers, now, colour=colour, unanswered=status.unanswered)]
 
 
-def render_peers(peers: Sequence[PeerStatus], now: float, *, colour: bool = False) -> list[str]:
+def render_peers(peers: Sequence[PeerStatus], now: float, *, colour: bool = False, unanswered: int = 0) -> list[str]:
     """One aligned line a peer: name, path, round trip, traffic, since; live ones first."""
     if not peers:
-        return ["no peers yet: run pvpn with the same key file on another machine"]
+        return [f"no peers yet: {no_answer(unanswered) if unanswered else NOBODY_FOUND}"]
     ordered = sorted(peers, key=lambda peer: (peer.state != "live", peer.network, peer.name, peer.id))
     several = len({peer.network for peer in ordered}) > 1
     rows = [_peer_row(peer, now, several) for peer in ordered]
@@ -149,7 +165,26 @@ def render_peers(peers: Sequence[PeerStatus], now: float, *, colour: bool = Fals
     for peer, row in zip(ordered, align(rows), strict=True):
         width = len(_peer_name(peer, several))
         lines.append(style.state(row[:width], peer.state) + row[width:])
+    if unanswered and not any(peer.state == "live" for peer in peers):
+        lines.append(no_answer(unanswered))
     return lines
+
+
+def no_answer(count: int) -> str:
+    """That so many addresses were found and none answers, and what to do."""
+    found = f"{count} address{'es' if count > 1 else ''} found, none answers"
+    return (
+        f"{found} - if a machine is on there, a NAT or firewall is in between: open a UDP port on one side (--listen)"
+    )
+
+
+def open_door(where: Address | ForwardSpec, what: str) -> str:
+    """The warning that a proxy or forward is open to more than this machine; empty if it is not."""
+    ip, port = (where.ip, where.port) if isinstance(where, Address) else (where.host, where.port)
+    if not ip or ip_address(ip).is_loopback:
+        return ""
+    use = f"anybody who reaches {Address(ip, port)} can use this {what}"
+    return f"{use} - leave out {ip} to keep it to this machine"
 
 
 def render_expose(expose: ExposeStatus) -> str:
@@ -222,7 +257,7 @@ def clock(when: float, now: float) -> str:
     return time.strftime("%H:%M" if abs(now - when) < DAY_S else "%Y-%m-%d %H:%M", moment)
 
 
-def printable(text: str) -> str:
+def printable(text: str, limit_chars: int = MAX_REMOTE_TEXT_CHARS) -> str:
     """Text from another machine, cut and with everything but printable characters escaped."""
-    cut = text if len(text) <= MAX_REMOTE_TEXT_CHARS else text[:MAX_REMOTE_TEXT_CHARS] + "..."
+    cut = text if len(text) <= limit_chars else text[:limit_chars] + "..."
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)

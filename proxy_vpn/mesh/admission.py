@@ -39,7 +39,7 @@ class CookieJar:
                 yield size, self._cookie(source, size, period)
 
     def _cookie(self, source: Address, size: int, period: int) -> bytes:
-        message = period.to_bytes(8, "big") + size.to_bytes(2, "big") + source.packed()
+        message = period.to_bytes(8, "big", signed=True) + size.to_bytes(2, "big") + source.packed()
         return hashlib.blake2b(message, key=self._secret, digest_size=COOKIE_BYTES, person=b"pvpn1 cookie").digest()
 
 

@@ -8,6 +8,7 @@ has just gone out: two that came at different times meet once the first has lear
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import ip_address
@@ -17,6 +18,10 @@ from proxy_vpn.addresses import Address, Scope
 PER_PEER_LIMIT = 64
 UNKNOWN_LIMIT = 256
 PER_PREFIX_LIMIT = 4
+PER_IP_LIMIT = 16
+TOTAL_LIMIT = 2048
+PROBES_PER_TURN = 64
+PROBES_PER_IP_AND_TURN = 4
 QUICK_PROBES = 5
 FIRST_PAUSE_S = 0.5
 SLOW_PAUSE_S = 10.0
@@ -58,6 +63,8 @@ class CandidateBook:
     def __init__(self) -> None:
         self._book: dict[tuple[Address, bytes], Candidate] = {}
         self._own: dict[Address, float] = {}
+        self._per_ip: Counter[str] = Counter()
+        self._per_identity: Counter[bytes] = Counter()
 
     def add(
         self, address: Address, now: float, *, identity: bytes = b"", source: Source, scope: Scope = Scope.LOOPBACK
@@ -75,30 +82,58 @@ class CandidateBook:
             if revived:
                 known.probes, known.due = 0, now
             return revived
-        if not self._has_room(address, identity, source):
+        if not self._has_room(address, identity, source, now):
             return False
         self._book[address, identity] = Candidate(address, identity, source, due=now, named=now)
+        self._per_ip[address.ip] += 1
+        self._per_identity[identity] += 1
         return True
 
-    def _has_room(self, address: Address, identity: bytes, source: Source) -> bool:
-        same = [c for c in self._book.values() if c.identity == identity]
-        limit = PER_PEER_LIMIT if identity else UNKNOWN_LIMIT
-        if len(same) >= limit:
-            spent = next((c for c in same if c.probes >= QUICK_PROBES and not c.persistent), None)
+    def _remove(self, candidate: Candidate) -> None:
+        del self._book[candidate.address, candidate.identity]
+        self._per_ip[candidate.address.ip] -= 1
+        self._per_identity[candidate.identity] -= 1
+        if not self._per_ip[candidate.address.ip]:
+            del self._per_ip[candidate.address.ip]
+        if not self._per_identity[candidate.identity]:
+            del self._per_identity[candidate.identity]
+
+    def _has_room(self, address: Address, identity: bytes, source: Source, now: float) -> bool:
+        if source <= Source.MEMORY:
+            return len(self._book) < 2 * TOTAL_LIMIT
+        if self._per_ip[address.ip] >= PER_IP_LIMIT:
+            return False
+        if self._per_identity[identity] >= (PER_PEER_LIMIT if identity else UNKNOWN_LIMIT):
+            spent = next((c for c in self._of(identity) if c.probes >= QUICK_PROBES and not c.persistent), None)
             if spent is None:
                 return False
-            del self._book[spent.address, spent.identity]
-        if source is Source.USER or address.scope is not Scope.GLOBAL:
+            self._remove(spent)
+        if len(self._book) >= TOTAL_LIMIT and not self._forget_stale(now):
+            return False
+        if address.scope is not Scope.GLOBAL:
             return True
         prefix = _prefix(address)
-        return sum(_prefix(c.address) == prefix for c in same) < PER_PREFIX_LIMIT
+        return sum(_prefix(c.address) == prefix for c in self._of(identity)) < PER_PREFIX_LIMIT
+
+    def _of(self, identity: bytes) -> list[Candidate]:
+        if not self._per_identity[identity]:
+            return []
+        return [candidate for candidate in self._book.values() if candidate.identity == identity]
+
+    def _forget_stale(self, now: float) -> bool:
+        """Drop those that nobody names any more; whether that made room."""
+        for candidate in [c for c in self._book.values() if not c.persistent and now - c.named > NAMED_FOR_S]:
+            self._remove(candidate)
+        return len(self._book) < TOTAL_LIMIT
 
     def own_address(self, address: Address, now: float) -> None:
         """This address seems to be ourselves: leave it alone for 10 minutes (somebody may have fooled us)."""
         if len(self._own) >= UNKNOWN_LIMIT:
             self._own.clear()
         self._own[address] = now + OWN_ADDRESS_S
-        self._book.pop((address, b""), None)
+        candidate = self._book.get((address, b""))
+        if candidate is not None:
+            self._remove(candidate)
 
     def retry(self, identity: bytes, now: float) -> None:
         """Somebody wants this peer, or it was just lost: all its addresses are due at once."""
@@ -113,11 +148,15 @@ class CandidateBook:
         return {c.address for c in tried if not c.identity} - owned
 
     def due(self, now: float) -> list[Candidate]:
-        """The candidates to probe now; each is counted and scheduled again."""
-        chosen = []
+        """The candidates to probe now, 64 at most and 4 an IP; each is counted and scheduled again."""
+        chosen: list[Candidate] = []
+        targets: Counter[str] = Counter()
         for candidate in self._book.values():
             if candidate.due > now or (now - candidate.named > NAMED_FOR_S and not candidate.persistent):
                 continue
+            if len(chosen) >= PROBES_PER_TURN or targets[candidate.address.ip] >= PROBES_PER_IP_AND_TURN:
+                continue
+            targets[candidate.address.ip] += 1
             slowest_s = PERSISTENT_PAUSE_S if now - candidate.named > NAMED_FOR_S else SLOW_PAUSE_S
             pause = min(slowest_s, FIRST_PAUSE_S * 2 ** min(candidate.probes, 10))
             candidate.probes += 1

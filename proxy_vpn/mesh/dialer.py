@@ -84,6 +84,7 @@ class Dialer:
         self._entropy = entropy
         self._now = now
         self._admission = Admission()
+        self.stopped = False
         self._own_key = handshake_key(key, identity)
         self._half_open: dict[tuple[Address, bytes], tuple[Link, bytes]] = {}
         keyring.add_standing(self._standing)
@@ -93,7 +94,10 @@ class Dialer:
         return self._admission
 
     def connect(self, dial: Dial) -> Session:
-        """Begin the handshake of a dial that is ready."""
+        """Begin the handshake of a dial that is ready; the engine keeps to what is proven, less the seal.
+
+        Only handshake datagrams are sealed, but an engine that sends one again may fill it up.
+        """
         size = max(dial.cookies)
         cookie = dial.cookies[size]
         to_responder = handshake_key(self._key, dial.identity)
@@ -105,7 +109,7 @@ class Dialer:
             return to_responder.seal(self._entropy(NONCE_BYTES), datagram, _TO_RESPONDER + cookie)
 
         session = self._maker.make_session(initiator=True, wanted=dial.identity)
-        link = Link(self._engine(True, _engine_size(size), b""), self._demux, session, dial.path, seal)
+        link = Link(self._engine(True, size - OVERHEAD_BYTES, b""), self._demux, session, dial.path, seal)
         session.attach(link)
         session.on_closed.append(lambda: self._keyring.remove_index(cookie[:HINT_BYTES], opener))
         dial.session = session
@@ -158,7 +162,7 @@ class Dialer:
         return link
 
     def _accept(self, destination: bytes, path: Path, size: int, cookie: bytes) -> Link | None:
-        if not size or not self._admission.admits(path.remote, len(self._half_open), self._now()):
+        if self.stopped or not size or not self._admission.admits(path.remote, len(self._half_open), self._now()):
             return None
         to_initiator = SealKey(self._key.reply_key(cookie), cookie[:HINT_BYTES])
 
@@ -166,18 +170,9 @@ class Dialer:
             return to_initiator.seal(self._entropy(NONCE_BYTES), datagram, _TO_INITIATOR)
 
         session = self._maker.make_session(initiator=False, wanted=b"")
-        link = Link(self._engine(False, _engine_size(size), destination), self._demux, session, path, seal)
+        link = Link(self._engine(False, size - OVERHEAD_BYTES, destination), self._demux, session, path, seal)
         session.attach(link)
         slot = (path.remote, destination)
         self._half_open[slot] = (link, cookie)
         session.on_settled.append(lambda: self._half_open.pop(slot, None))
         return link
-
-
-def _engine_size(proven: int) -> int:
-    """The QUIC datagram size for a proven size on the wire: handshake datagrams grow by the seal, later ones don't.
-
-    A qh3 core pads Initials to 1280 bytes at most, so 1312 proven means that 1280 sealed fit; above that the
-    larger size serves bare 1-RTT datagrams only.
-    """
-    return proven - OVERHEAD_BYTES if proven < _LARGEST else proven

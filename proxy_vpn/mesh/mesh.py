@@ -43,6 +43,7 @@ RETIRE_S = 10.0
 OBSERVED_LIMIT = 8
 SEARCH_S = 60.0
 SILENCE_S = 0.75
+SIMULTANEOUS_S = 10.0
 
 
 TWIN_WARNING = (
@@ -180,7 +181,7 @@ class Mesh:
 
     async def close(self) -> None:
         """Say goodbye to every peer and wait for their flows (2 s)."""
-        self.seeker.stopped = True
+        self.seeker.stop()
         self._ticker.cancel()
         for handle in self._boot_checks.values():
             handle.cancel()
@@ -300,15 +301,21 @@ class Mesh:
             entropy=self._world.entropy,
             now=self._loop.time,
             on_switch=lambda path: self._switched(session, path),
+            on_return=lambda: session.link.kick(),
         )
         session.paths.probe()
         session.streams.path_rtt_s = lambda: None if session.paths is None else session.paths.rtt_s
         old = self._usable(peer)
+        session.live_at = self._loop.time()
         if old is None or old.member is None:
             self._take(peer, session)
         elif old.member.boot != member.boot:
             peer.sessions.append(session)
             self._check_boot(peer)
+        elif session.started_at - old.live_at > SIMULTANEOUS_S:
+            # Nobody dials whom it has: the peer has lost the old connection, though we have not noticed yet.
+            peer.sessions.append(session)
+            old.close("the peer connected anew")
         elif self._initiator_of(session, peer) < self._initiator_of(old, peer):
             peer.sessions.insert(0, session)
             self._retire(old)
@@ -397,7 +404,8 @@ class Mesh:
             self._observer.peer_lost(peer, reason)
             for address in peer.addresses:
                 self.seeker.found(address, Source.MEMORY, identity=peer.identity)
-            self.seeker.want(peer.identity)
+            if not session.twin:
+                self.seeker.want(peer.identity)
         elif was_first:
             follower = peer.sessions.pop(0)
             self._take(peer, follower)

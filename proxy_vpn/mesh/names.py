@@ -53,10 +53,9 @@ class Router:
         return self._find_label(label, meshes)
 
     def _find_label(self, label: str, meshes: Sequence[Mesh]) -> tuple[Mesh, Peer] | None:
-        for mesh in meshes:
-            peer = mesh.roster.find(label)
-            if peer is not None:
-                return mesh, peer
+        found = [(mesh, peer) for mesh in meshes if (peer := mesh.roster.find(label)) is not None]
+        if found:  # who is there answers before who is remembered
+            return next(((mesh, peer) for mesh, peer in found if mesh.live_session(peer.identity)), found[0])
         if any(mesh.name == label for mesh in meshes):
             raise FlowError(Status.POLICY, f"{label} is this machine itself", "use 127.0.0.1 for it")
         return None

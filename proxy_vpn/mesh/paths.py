@@ -4,7 +4,7 @@ Path probes are sealed under keys that both ends gave each other, so neither a s
 answer them. Two unanswered in a row make the current path suspect: every known path is then raced and the first
 to answer is used. The connection above never notices (DESIGN, decision 3).
 
-    good --2 unanswered--> suspect --an answer on any path--> good
+    good --2 unanswered--> suspect --an answer on any path--> good (the engine is kicked)
                               \\__ 20 s (50 s idle) without an authenticated packet --> the peer is lost
 """
 
@@ -27,6 +27,7 @@ IDLE_LOST_S = 50.0
 SUSPECT_AFTER = 2
 ANSWER_WAIT_S = 0.3
 RACE_INTERVAL_S = 1.0
+ELSEWHERE_INTERVAL_S = 1.0
 PATHS_LIMIT = 16
 PENDING_LIMIT = 64
 COUNTER_BYTES = 8
@@ -80,6 +81,7 @@ class PathMonitor:
         entropy: Callable[[int], bytes],
         now: Callable[[], float],
         on_switch: Callable[[Path], None],
+        on_return: Callable[[], None] = lambda: None,
     ) -> None:
         self.current = path
         self.rtt_s: float | None = None
@@ -94,9 +96,12 @@ class PathMonitor:
         self._entropy = entropy
         self._now = now
         self._on_switch = on_switch
+        self._on_return = on_return
         self._sent: dict[bytes, _Sent] = {}
         self._count = 0
         self._replays = _ReplayWindow()
+        self._proven: set[Path] = set()
+        self._elsewhere_at = self._next_elsewhere = 0.0
         self._unanswered = 0
         self._waiting: bytes | None = None
         self._next_probe = now() + BUSY_INTERVAL_S
@@ -129,11 +134,20 @@ class PathMonitor:
         self._transmit(PathProbe(tx, False, None, SMALL_PROBE_BYTES), target)
 
     def heard_on(self, path: Path) -> None:
-        """A known connection ID came from another source: probe there at once, move nothing yet."""
-        if path not in self._paths:
-            self.add([path])
-            self.probe(path)
-            self.probe()
+        """An authentic packet came from another path: the peer may have moved. Probe there, move nothing yet."""
+        now = self._now()
+        self._elsewhere_at = now
+        if now < self._next_elsewhere:
+            return
+        self._next_elsewhere = now + ELSEWHERE_INTERVAL_S
+        if path not in self._paths and len(self._paths) >= PATHS_LIMIT:
+            spare = next((old for old in self._paths if old != self.current and old not in self._proven), None)
+            if spare is None:
+                return
+            del self._paths[spare]
+        self.add([path])
+        self.probe(path)
+        self.probe()
 
     def tick(self, heard_at: float, busy: bool) -> bool:
         """Probe when due; False once the peer is lost. `heard_at`: when its last authenticated packet came."""
@@ -144,7 +158,7 @@ class PathMonitor:
         waiting = self._sent.get(self._waiting) if self._waiting else None
         if waiting is not None and now - waiting.at > ANSWER_WAIT_S + 3 * (self.rtt_s or ANSWER_WAIT_S):
             self._waiting = None
-            if self.heard_at < waiting.at:
+            if self.heard_at < waiting.at or self._elsewhere_at > waiting.at:
                 self._unanswered += 1
             self._next_probe = now
         if now >= self._next_probe:
@@ -185,6 +199,7 @@ class PathMonitor:
         if sent is None:
             return
         self.heard_at = self._now()
+        self._proven.add(path)
         rtt_s = self._now() - sent.at
         self.observed = probe.observed or self.observed
         if probe.tx == self._waiting:
@@ -192,11 +207,15 @@ class PathMonitor:
         if sent.done is not None:
             sent.done(rtt_s)
         if path.remote == self.current.remote:
+            came_back = self.suspect
             self._unanswered = 0
+            if came_back:
+                self._on_return()
             self.rtt_s = rtt_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * rtt_s
         elif self.suspect:
             self._unanswered = 0
             self.rtt_s = rtt_s
             self.current = path
             self.add([path])
+            self._proven &= set(self._paths)
             self._on_switch(path)

@@ -12,7 +12,7 @@ from proxy_vpn.keys import Identity, NetworkKey, verify
 from proxy_vpn.wire.messages import Record, SignedRecord, decode, encode
 
 RECORD_LIFE_S = 3600.0
-RECORDS_PER_MESSAGE = 64
+RECORDS_PER_MESSAGE = 60
 RECORD_LIMIT_BYTES = 1024
 ADDRESSES_PER_RECORD = 16
 _CONTEXT = b"pvpn1 record"

@@ -22,6 +22,7 @@ from proxy_vpn.wire.seal import HINT_BYTES, NONCE_BYTES, SealKey
 
 CLOCK_WINDOW_S = 120.0
 CLOCK_SLACK_S = 1.0
+ODD_CLOCKS_LIMIT = 64
 REPLAY_MEMORY_S = 300.0
 REPLAYS_LIMIT = 1 << 16
 PENDING_LIMIT = 1024
@@ -82,6 +83,7 @@ class Prober:
         self._unix_time = unix_time
         self._pending: dict[bytes, Sent] = {}
         self._seen: dict[bytes, float] = {}
+        self._odd_clocks: dict[bytes, tuple[float, float]] = {}
         self._started = unix_time()
         self._own_key = probe_key(key, identity)
         self._discovery: dict[int, SealKey] = {}
@@ -143,7 +145,7 @@ class Prober:
         unix_time = self._unix_time()
         difference_s = probe.time - unix_time
         if not abs(difference_s) <= CLOCK_WINDOW_S:
-            self._handler.clock_differs(probe.sender, difference_s)
+            self._note_clock(probe, unix_time, difference_s)
             if key is not self._own_key or self._handler.any_peer_live():
                 return
         if probe.sender == self._identity:
@@ -162,6 +164,18 @@ class Prober:
         reply = SealKey(self._key.reply_key(probe.tx), probe.tx[:HINT_BYTES])
         self._send([reply.seal(self._entropy(NONCE_BYTES), pong.encode())], path)
         self._handler.probe_received(probe.sender, probe.boot, path)
+
+    def _note_clock(self, probe: Probe, unix_time: float, difference_s: float) -> None:
+        """Speak of a clock only when two different probes show it running: one recording proves nothing."""
+        earlier = self._odd_clocks.get(probe.sender)
+        if len(self._odd_clocks) >= ODD_CLOCKS_LIMIT:
+            self._odd_clocks.clear()
+        self._odd_clocks[probe.sender] = (probe.time, unix_time)
+        if earlier is None:
+            return
+        ran_s, passed_s = probe.time - earlier[0], unix_time - earlier[1]
+        if ran_s > 0 and abs(ran_s - passed_s) < CLOCK_SLACK_S:
+            self._handler.clock_differs(probe.sender, difference_s)
 
     def _open_pong(self, datagram: bytes, path: Path) -> None:
         hint = datagram[NONCE_BYTES : NONCE_BYTES + HINT_BYTES]

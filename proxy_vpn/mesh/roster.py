@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PEERS_LIMIT = 4096
 ADDRESSES_REMEMBERED = 8
+PINS_PER_PEER = 4
 NAME_LIMIT_CHARS = 32
 
 
@@ -85,9 +86,26 @@ class Roster:
         return peer
 
     def meet(self, identity: bytes, claimed: str) -> Peer:
-        """The peer with this identity, named by the pins; a claim that is no valid name becomes `peer-ab12`."""
-        claimed = claimed if valid_name(claimed) else f"peer-{short_id(identity)}"
+        """The peer with this identity, here in person: a free name is its own from now on (the pin).
+
+        A claim that is no valid name becomes `peer-ab12`.
+        """
+        claimed = _valid(identity, claimed)
         self._forgotten.discard(identity)
+        if claimed != self._own_name and self.pins.setdefault(claimed, identity) == identity:
+            self._bound_pins(identity)
+        for other in self._by_identity.values():
+            if other.name == claimed and other.identity != identity and self.pins.get(claimed) == identity:
+                other.name = _suffixed(other.identity, claimed)
+        return self._know(identity, claimed)
+
+    def hear_of(self, identity: bytes, claimed: str) -> Peer | None:
+        """The peer that others speak of; it owns no name yet. None for a forgotten one, until it comes itself."""
+        if identity in self._forgotten:
+            return None
+        return self._by_identity.get(identity) or self._know(identity, _valid(identity, claimed))
+
+    def _know(self, identity: bytes, claimed: str) -> Peer:
         name = self._name_for(identity, claimed)
         peer = self._by_identity.get(identity)
         if peer is None:
@@ -97,20 +115,26 @@ class Roster:
             peer.name, peer.claimed = name, claimed
         return peer
 
-    def hear_of(self, identity: bytes, claimed: str) -> Peer | None:
-        """The peer that others speak of; None for one that was forgotten, until it comes itself."""
-        return None if identity in self._forgotten else self._by_identity.get(identity) or self.meet(identity, claimed)
-
     def _name_for(self, identity: bytes, claimed: str) -> str:
-        if claimed != self._own_name and self.pins.setdefault(claimed, identity) == identity:
-            return claimed
-        suffix = f"-{short_id(identity)}"
-        return claimed[: NAME_LIMIT_CHARS - len(suffix)] + suffix
+        owner = self.pins.get(claimed)
+        taken = any(peer.name == claimed and peer.identity != identity for peer in self._by_identity.values())
+        free = owner is None and not taken and claimed != self._own_name
+        return claimed if owner == identity or free else _suffixed(identity, claimed)
+
+    def _drop_pins(self, identity: bytes) -> None:
+        self.pins = {name: owner for name, owner in self.pins.items() if owner != identity}
+
+    def _bound_pins(self, identity: bytes) -> None:
+        """A peer that changes its name keeps the last ones from others."""
+        names = [name for name, owner in self.pins.items() if owner == identity]
+        for name in names[:-PINS_PER_PEER]:
+            del self.pins[name]
 
     def _bound(self) -> None:
         if len(self._by_identity) > PEERS_LIMIT:
             idle = min((p for p in self._by_identity.values() if not p.sessions), key=lambda p: p.last_seen)
             del self._by_identity[idle.identity]
+            self._drop_pins(idle.identity)
 
     def forget(self, name: str) -> Peer:
         """Give a name free: its pin and what is remembered go; raises UsageError for a name nobody has."""
@@ -118,11 +142,20 @@ class Roster:
         identity = peer.identity if peer is not None else self.pins.get(name)
         if identity is None:
             raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")
-        self.pins = {pinned: owner for pinned, owner in self.pins.items() if owner != identity}
+        self._drop_pins(identity)
         if len(self._forgotten) < PEERS_LIMIT:
             self._forgotten.add(identity)
         forgotten = self._by_identity.pop(identity, None)
         for other in self._by_identity.values():
             if other.claimed == name and other.sessions:
-                other.name = self._name_for(other.identity, name)
+                self.meet(other.identity, name)
         return forgotten or Peer(identity, name, name, self._network)
+
+
+def _valid(identity: bytes, claimed: str) -> str:
+    return claimed if valid_name(claimed) else f"peer-{short_id(identity)}"
+
+
+def _suffixed(identity: bytes, claimed: str) -> str:
+    suffix = f"-{short_id(identity)}"
+    return claimed[: NAME_LIMIT_CHARS - len(suffix)] + suffix

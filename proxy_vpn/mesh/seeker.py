@@ -100,6 +100,10 @@ class Seeker:
         self._pauses: dict[bytes, tuple[float, float]] = {}
         self.stopped = False
 
+    def stop(self) -> None:
+        """Look for nobody and let nobody in any more."""
+        self.stopped = self.dialer.stopped = True
+
     def found(self, address: Address, source: Source, scope: Scope = Scope.LOOPBACK, identity: bytes = b"") -> None:
         """A peer may be there."""
         if self.book.add(address, self._now(), identity=identity, source=source, scope=scope):

@@ -21,7 +21,7 @@ from proxy_vpn.mesh.flow import Budget
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.mesh.streams import Streams
-from proxy_vpn.net.quic import Link
+from proxy_vpn.net.quic import INTERNAL_ERROR, Link
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire import messages
 from proxy_vpn.wire.membership import Frames, Initiator, Member, Refused, Responder, channel_binding
@@ -37,6 +37,7 @@ _CLOSE_TEXTS = {
     _CLOSE_NORMAL: "closed by the peer",
     _CLOSE_AUTH: "the peer did not accept our authentication",
     _CLOSE_PROTOCOL: "the peer found a mistake in what we sent",
+    INTERNAL_ERROR: "the peer had an internal error",
     _CLOSE_TWIN: "another machine carries this device's identity",
 }
 _log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Session:
         self._early: list[tuple[int, bytes, bool]] = []
         self._drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.started_at = self.heard_at = self._loop.time()
+        self.started_at = self.heard_at = self.live_at = self._loop.time()
         self._deadline = self._loop.call_later(AUTH_TIMEOUT_S, self._auth_timed_out)
 
     def attach(self, link: Link) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import socket
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.dht import saved as memory
-from proxy_vpn.dht.events import Announced, Event, ExternalAddress, PeersFound
+from proxy_vpn.dht.events import Announced, Event, ExternalAddress, LookupDone, PeersFound
 from proxy_vpn.dht.ids import family_of
 from proxy_vpn.dht.node import DhtNode, Settings
 from proxy_vpn.dht.rendezvous import Rendezvous, Urgency
@@ -42,6 +43,7 @@ RESOLVE_MAX_S = 300.0
 RESOLVED_MAX = 8
 TOPICS_S = 5.0
 MAX_NETWORKS = 64
+_log = logging.getLogger(__name__)
 
 Topics = Callable[[float], Sequence[bytes]]
 Port = Callable[[], int | None]
@@ -53,7 +55,7 @@ class DhtStatus:
     """How the node is doing. `bootstrap_reachable`: None while no bootstrap node was asked.
 
     `announced`: how many nodes hold our latest announce, None before the first has ended. `symmetric4/6`: nodes
-    see us under one IP and several ports, so what they hold is of little use to peers.
+    see us under one IP and several ports, so what they hold is of little use to peers; `external_ips` are those IPs.
     """
 
     nodes4: int = 0
@@ -62,6 +64,7 @@ class DhtStatus:
     good6: int = 0
     external4: Address | None = None
     external6: Address | None = None
+    external_ips: tuple[str, ...] = ()
     symmetric4: bool = False
     symmetric6: bool = False
     announced: int | None = None
@@ -235,6 +238,7 @@ class Dht:
             good6=six.good(now) if six else 0,
             external4=four.external if four else None,
             external6=six.external if six else None,
+            external_ips=tuple(half.votes.ip for half in halves.values() if half.votes.ip),
             symmetric4=four is not None and four.votes.symmetric,
             symmetric6=six is not None and six.votes.symmetric,
             announced=self._announced,
@@ -267,6 +271,11 @@ class Dht:
             handle.dispatch(event, now)
         if isinstance(event, Announced):
             self._announced = event.stored
+            _log.info("announced at %d of %d nodes (IPv%d)", event.stored, event.asked, event.family)
+        elif isinstance(event, LookupDone):
+            _log.debug("searched: %d of %d nodes answered (IPv%d)", event.answered, event.asked, event.family)
+        elif isinstance(event, ExternalAddress):
+            _log.info("nodes see us at %s", event.address)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -291,6 +300,7 @@ class Dht:
                     self.turn()
                 else:
                     failed.append((host, port))
+                    _log.info("bootstrap name %a did not resolve", host)
             names = failed
             if not self._node_knows_anyone():
                 for handle in self._handles:

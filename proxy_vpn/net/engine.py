@@ -7,13 +7,14 @@ input; the driver (net.quic) treats any exception as the end of that one connect
 
 from __future__ import annotations
 
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
 from proxy_vpn.errors import WireError
-from proxy_vpn.net.tls import SecretsLog
+from proxy_vpn.net.tls import ALPN, SecretsLog
 
 CONNECTION_ID_BYTES = 8
 HANDSHAKE_DATAGRAM_BYTES = 1200
@@ -46,6 +47,24 @@ class EngineHandler(Protocol):
     def connection_id_retired(self, connection_id: bytes) -> None: ...
 
     def terminated(self, code: int, reason: str) -> None: ...
+
+
+def configure(make: Callable[..., Any], is_client: bool, size: int, secrets: SecretsLog) -> Any:
+    """A package's QuicConfiguration with what all our connections have; verification is off because AUTH does it."""
+    configuration = make(
+        is_client=is_client,
+        alpn_protocols=[ALPN],
+        connection_id_length=CONNECTION_ID_BYTES,
+        idle_timeout=IDLE_TIMEOUT_S,
+        max_data=MAX_DATA_BYTES,
+        max_stream_data=MAX_STREAM_DATA_BYTES,
+        max_datagram_size=size,
+        max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
+        secrets_log_file=secrets,
+    )
+    if is_client:
+        configuration.verify_mode = ssl.CERT_NONE
+    return configuration
 
 
 class StreamsExhausted(Exception):

@@ -6,25 +6,12 @@ attribute that must stay at 1200 until the handshake is done; one DATAGRAM that 
 
 from __future__ import annotations
 
-import ssl
-from typing import TextIO, cast
-
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import Epoch
 
-from proxy_vpn.net.engine import (
-    CONNECTION_ID_BYTES,
-    DATAGRAM_FRAME_BYTES,
-    HANDSHAKE_DATAGRAM_BYTES,
-    IDLE_TIMEOUT_S,
-    MAX_DATA_BYTES,
-    MAX_STREAM_DATA_BYTES,
-    PEER_ADDRESS,
-    STREAMS_LIMIT,
-    Engine,
-)
-from proxy_vpn.net.tls import ALPN, SecretsLog, certificate
+from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES, PEER_ADDRESS, STREAMS_LIMIT, Engine, configure
+from proxy_vpn.net.tls import SecretsLog, certificate
 
 _DATAGRAM_OVERHEAD_BYTES = 50
 
@@ -36,20 +23,8 @@ class AioquicEngine(Engine):
 
     def __init__(self, is_client: bool, size: int, destination: bytes = b"") -> None:
         secrets = SecretsLog()
-        configuration = QuicConfiguration(
-            is_client=is_client,
-            alpn_protocols=[ALPN],
-            connection_id_length=CONNECTION_ID_BYTES,
-            idle_timeout=IDLE_TIMEOUT_S,
-            max_data=MAX_DATA_BYTES,
-            max_stream_data=MAX_STREAM_DATA_BYTES,
-            max_datagram_size=HANDSHAKE_DATAGRAM_BYTES,
-            max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
-            secrets_log_file=cast(TextIO, secrets),
-        )
-        if is_client:
-            configuration.verify_mode = ssl.CERT_NONE
-        else:
+        configuration = configure(QuicConfiguration, is_client, HANDSHAKE_DATAGRAM_BYTES, secrets)
+        if not is_client:
             own = certificate()
             configuration.certificate, configuration.private_key = own.certificate, own.key
         quic = QuicConnection(

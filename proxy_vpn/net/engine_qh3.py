@@ -7,8 +7,7 @@ without a logger; its datagram size can be lowered in place only through the tra
 
 from __future__ import annotations
 
-import ssl
-from typing import Any, TextIO, cast
+from typing import Any
 
 from qh3._hazmat import Buffer, QuicConnectionCore
 from qh3.quic.configuration import QuicConfiguration
@@ -16,17 +15,8 @@ from qh3.quic.connection import QuicConnection
 from qh3.quic.packet import pull_quic_transport_parameters, push_quic_transport_parameters
 from qh3.quic.tls_bridge import QuicTlsBridge
 
-from proxy_vpn.net.engine import (
-    CONNECTION_ID_BYTES,
-    DATAGRAM_FRAME_BYTES,
-    IDLE_TIMEOUT_S,
-    MAX_DATA_BYTES,
-    MAX_STREAM_DATA_BYTES,
-    PEER_ADDRESS,
-    STREAMS_LIMIT,
-    Engine,
-)
-from proxy_vpn.net.tls import ALPN, SecretsLog, certificate
+from proxy_vpn.net.engine import PEER_ADDRESS, STREAMS_LIMIT, Engine, configure
+from proxy_vpn.net.tls import SecretsLog, certificate
 
 _QUIC_V1 = 1
 _ACCEPTED = 2  # of the core's report: (datagrams, bytes, accepted, duplicates, dropped, ...)
@@ -154,21 +144,9 @@ class Qh3Engine(Engine):
 
     def __init__(self, is_client: bool, size: int, destination: bytes = b"") -> None:
         secrets = SecretsLog()
-        configuration = QuicConfiguration(
-            is_client=is_client,
-            alpn_protocols=[ALPN],
-            connection_id_length=CONNECTION_ID_BYTES,
-            idle_timeout=IDLE_TIMEOUT_S,
-            max_data=MAX_DATA_BYTES,
-            max_stream_data=MAX_STREAM_DATA_BYTES,
-            max_datagram_size=size,
-            probe_datagram_size=False,
-            max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
-            secrets_log_file=cast(TextIO, secrets),
-        )
-        if is_client:
-            configuration.verify_mode = ssl.CERT_NONE
-        else:
+        configuration = configure(QuicConfiguration, is_client, size, secrets)
+        configuration.probe_datagram_size = False
+        if not is_client:
             own = certificate()
             configuration.load_cert_chain(own.certificate_pem, own.key_pem)
         quic = _Connection(

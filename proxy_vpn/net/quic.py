@@ -25,6 +25,7 @@ BACKLOG_BYTES = 64 * 1024
 KEY_UPDATE_PACKETS = 1 << 22
 KEEPALIVE_S = 20.0
 PROBE_TIMEOUT_LIMIT_S = 20.0
+INTERNAL_ERROR = 0x104
 SEND_ROUNDS_LIMIT = 256
 _TIMER_SLACK_S = 0.0002
 _TIMER_PAUSE_S = 0.0005
@@ -124,6 +125,10 @@ class Link:
         self._settling = True
         try:
             self._settle()
+        except Exception:
+            # A mistake of ours in handling what this peer sent must not cost the other connections of this turn.
+            _log.exception("a connection failed")
+            self.close(INTERNAL_ERROR, "")
         finally:
             self._settling = False
 

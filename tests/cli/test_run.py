@@ -107,6 +107,26 @@ def test_every_flag_has_a_variable(ran: list[Settings], monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
+    "text", ["home.key work.key", "home.key:work.key", " home.key  work.key:", "home.key:my own.key"]
+)
+def test_key_files_in_the_variable_are_apart_by_spaces_or_colons(
+    ran: list[Settings], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    for name in ("work", "my own"):
+        main(["keygen", f"{name}.key"])
+    monkeypatch.setenv("PVPN_KEYS", text)
+    assert main(["run"]) == 0
+    assert [key.name for key in ran[0].keys] == ["home", "my-own" if "own" in text else "work"]
+
+
+@pytest.mark.parametrize("command", ["run home.key", "status", "connect peer-b 22"])
+def test_an_empty_state_directory_is_not_this_directory(ran: list[Settings], capsys: Capture, command: str) -> None:
+    capsys.readouterr()
+    assert "names no directory" in fails(capsys, 2, *command.split(), "--state", "")
+    assert not ran
+
+
+@pytest.mark.parametrize(
     ("line", "code", "what"),
     [
         ("run missing.key", 1, "pvpn keygen missing.key"),

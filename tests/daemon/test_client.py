@@ -30,7 +30,7 @@ def test_every_request(where: Path) -> None:
     with serving(FakeDaemon(), where):
         ask = ControlClient(where)
         assert ask.status() == STATUS
-        assert [peer.name for peer in ask.peers("home")] == ["peer-b"]
+        assert [peer.name for peer in ask.peers("home").peers] == ["peer-b"]
         assert ask.ping("peer-b").path == "direct 203.0.113.7:41641"
         assert ask.add_forward("0:peer-b:22") == "127.0.0.1:40000:peer-b:22"
         assert [item.spec for item in ask.forwards()] == ["127.0.0.1:40000:peer-b:22"]

@@ -194,18 +194,18 @@ def test_memory_is_bounded_by_what_was_seen_last(monkeypatch: pytest.MonkeyPatch
     assert bounded.seen == {b"x": 2}
 
 
-def test_an_empty_directory_is_closed_and_a_used_one_refused(tmp_path: Path) -> None:
-    empty, used = tmp_path / "empty", tmp_path / "used"
-    empty.mkdir(mode=0o755)
-    used.mkdir(mode=0o755)
-    (used / "thesis.txt").write_text("")
-    StateDirectory.open(empty).close()
-    assert mode(empty) == 0o700
+def test_a_directory_others_can_look_into_is_refused(tmp_path: Path) -> None:
+    home, used = tmp_path / "home", tmp_path / "used"
+    home.mkdir()
+    (home / "thesis.txt").write_text("")
+    home.chmod(0o755)
+    with pytest.raises(StateError, match="choose an empty one with --state"):
+        StateDirectory.open(home)
+    with StateDirectory.open(used) as directory:
+        directory.count_start()
+    used.chmod(0o755)
     with pytest.raises(StateError, match="chmod 700"):
         StateDirectory.open(used)
-    with pytest.raises(StateError, match="--state"):
-        StateDirectory.open(used / "thesis.txt")
-    assert mode(used) == 0o755
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

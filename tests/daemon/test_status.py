@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy_vpn.addresses import Address, ForwardSpec
 from proxy_vpn.daemon import status
 from proxy_vpn.daemon.status import (
     DaemonStatus,
@@ -62,6 +63,38 @@ def test_networks_are_named_when_there_are_several() -> None:
     assert lines[0].startswith("peer-b.home")
     assert lines[1].startswith("peer-b.office  probing")
     assert render_peers([], NOW) == ["no peers yet: run pvpn with the same key file on another machine"]
+
+
+def test_addresses_that_none_answers_at_are_told() -> None:
+    alone = msgspec.structs.replace(
+        STATUS, peers=(), networks=(msgspec.structs.replace(STATUS.networks[0], unanswered=2),)
+    )
+    line = render_status(alone, NOW)[-1]
+    assert line.startswith("no peers yet: 2 addresses found, none answers - ")
+    assert "--listen" in line
+    gone, there = peer(state="lost"), peer()
+    assert render_peers([gone], NOW, unanswered=1)[1].startswith("1 address found, none answers")
+    assert len(render_peers([gone, there], NOW, unanswered=1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "ip"),
+    [
+        (Address("127.0.0.1", 1080), ""),
+        (Address("::1", 1080), ""),
+        (Address("0.0.0.0", 1080), "0.0.0.0"),
+        (Address("::", 1080), "::"),
+        (Address("192.0.2.1", 1080), "192.0.2.1"),
+        (ForwardSpec.parse("2222:peer-b:22"), ""),
+        (ForwardSpec.parse("unix:/s:peer-b:22"), ""),
+        (ForwardSpec.parse("0.0.0.0:2222:peer-b:22"), "0.0.0.0"),
+    ],
+)
+def test_a_door_that_is_open_to_more_than_this_machine_is_told(where: Address | ForwardSpec, ip: str) -> None:
+    text = status.open_door(where, "proxy")
+    assert bool(text) == bool(ip)
+    if ip:
+        assert f"can use this proxy - leave out {ip} to" in text
 
 
 def test_the_whole_status() -> None:

@@ -40,6 +40,11 @@ def test_a_cookie_is_bound_to_its_source_its_size_its_time_and_its_maker() -> No
     assert len({JAR.cookie(HERE, size, 500.0) for size in PROBE_SIZES_BYTES}) == 3
 
 
+def test_cookies_work_in_the_first_minutes_of_a_machine_too() -> None:
+    for now in (0.0, 5.0, COOKIE_LIFE_S - 1, COOKIE_LIFE_S + 1):
+        assert JAR.cookie(HERE, 1232, now) in [same for _, same in JAR.candidates(HERE, now)]
+
+
 def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     limit = RateLimit(2.0, 4.0)
     assert [limit.allow("a", 10.0) for _ in range(6)] == [True] * 4 + [False] * 2

@@ -65,9 +65,7 @@ def test_a_wanted_peer_is_tried_at_once_and_so_is_whoever_the_user_named() -> No
     assert {candidate.address for candidate in book.due(500.1)} >= {GLOBAL, spread(1)}
 
 
-@pytest.mark.parametrize(
-    "ip", ["0.0.0.0", "::", "224.0.0.251", "ff02::1", "255.255.255.255"]
-)
+@pytest.mark.parametrize("ip", ["0.0.0.0", "::", "224.0.0.251", "ff02::1", "255.255.255.255"])
 def test_what_is_no_unicast_address_is_refused(ip: str) -> None:
     assert not CandidateBook().add(Address(ip, 5000), 0.0, source=Source.USER)
     assert not CandidateBook().add(Address("192.0.2.1", 0), 0.0, source=Source.USER)
@@ -101,7 +99,7 @@ def test_a_peer_has_64_addresses_and_unknown_ones_256() -> None:
         book = CandidateBook()
         for number in range(limit + 50):
             book.add(spread(number), 0.0, identity=who, source=Source.EXCHANGE)
-        assert len(book.due(0.0)) == limit
+        assert sum(len(book.due(0.0)) for _ in range(10)) == limit
 
 
 def test_tried_ones_make_room_for_new_ones_but_not_those_the_user_named() -> None:

@@ -334,14 +334,14 @@ def test_a_reset_after_the_end_is_ignored() -> None:
 
 
 def test_a_lost_connection_is_a_loss_in_every_state_but_the_last() -> None:
-    for prepare in (
-        lambda flow, carrier: None,
-        lambda flow, carrier: flow.write_eof(),
-        lambda flow, carrier: flow.stream_received(b"x", True),
-        lambda flow, carrier: flow.write(bytes(200_000)),
-    ):
+    for state in ("new", "ended by us", "ended by them", "full"):
         flow, carrier, sink = bench()
-        prepare(flow, carrier)
+        if state == "ended by us":
+            flow.write_eof()
+        elif state == "ended by them":
+            flow.stream_received(b"x", True)
+        elif state == "full":
+            flow.write(bytes(200_000))
         carrier.pump()
         flow.stream_lost(LOST)
         flow.stream_lost(LOST)

@@ -61,7 +61,14 @@ def test_and_no_longer(later_s: float) -> None:
 
 @pytest.mark.parametrize(
     ("issued", "expires"),
-    [(NOW, 1e18), (NOW, float("inf")), (float("nan"), NOW + 1), (NOW, float("nan")), (float("-inf"), 1e18), (1e18, 1e19)],
+    [
+        (NOW, 1e18),
+        (NOW, float("inf")),
+        (float("nan"), NOW + 1),
+        (NOW, float("nan")),
+        (float("-inf"), 1e18),
+        (1e18, 1e19),
+    ],
 )
 def test_times_out_of_this_world_hold_for_an_hour_at_most(issued: float, expires: float) -> None:
     record = signed(Record(ALICE.id, "x", [], issued, expires))

@@ -37,7 +37,9 @@ def test_nobody_gets_this_machines_own_name(roster: Roster) -> None:
     assert "this-machine" not in roster.pins
 
 
-@pytest.mark.parametrize("claimed", ["", "UPPER", "a.b", "x" * 33, "localhost", "wpad", "pvpn", "böse", "a b", "\x1b[2J"])
+@pytest.mark.parametrize(
+    "claimed", ["", "UPPER", "a.b", "x" * 33, "localhost", "wpad", "pvpn", "böse", "a b", "\x1b[2J"]
+)
 def test_a_claim_that_is_no_name_becomes_one(roster: Roster, claimed: str) -> None:
     assert roster.meet(ONE, claimed).name == "peer-a1a1"
 

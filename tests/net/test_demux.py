@@ -22,6 +22,7 @@ class FakeLink:
     def __init__(self, settled: list[FakeLink]) -> None:
         self.received: list[tuple[bytes, int, Path]] = []
         self.settled = 0
+        self.has_settled = asyncio.Event()
         self._order = settled
 
     def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
@@ -29,6 +30,7 @@ class FakeLink:
 
     def settle(self) -> None:
         self.settled += 1
+        self.has_settled.set()
         self._order.append(self)
 
     @property
@@ -243,8 +245,8 @@ def test_a_full_kernel_holds_links_back_and_wakes_them() -> None:
         socket._enqueue([b"waits"], [], bench.sender.address)
         assert bench.demux.congested(path)
         async with asyncio.timeout(WAIT_S):
-            while bench.demux.congested(path):
-                await asyncio.sleep(0)
+            await bench.a.has_settled.wait()
+        assert not bench.demux.congested(path)
         assert bench.a.settled == 1 and bench.b.settled == 1
 
     run(test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -60,7 +61,8 @@ def test_a_thousand_streams_are_open_at_once(client: str, server: str) -> None:
             end.engine.send(stream_id, number.to_bytes(2, "big"))
             opened.append(stream_id)
         assert len(set(opened)) == 1000
-        pair.run_until(lambda other=other, opened=opened: all(s in other.handler.data for s in opened))
+        for stream_id in opened:
+            pair.until_received(other, stream_id, 2)
         for number, stream_id in enumerate(opened):
             assert other.handler.data[stream_id] == number.to_bytes(2, "big")
 
@@ -75,10 +77,10 @@ def test_streams_run_out_at_the_limit_and_come_back_as_they_end(client: str, ser
             end.engine.send(opened[-1], b"x", True)
         with pytest.raises(StreamsExhausted):
             end.engine.open_stream()
-        pair.run_until(lambda other=other, opened=opened: set(opened) <= other.handler.ended)
+        pair.until_ended(other, *opened)
         for stream_id in opened:
             other.engine.send(stream_id, b"y", True)
-        pair.run_until(lambda end=end, opened=opened: set(opened) <= end.handler.ended)
+        pair.until_ended(end, *opened)
         pair.run_for(1.0)
         end.engine.send(end.engine.open_stream(), b"again")
 
@@ -95,8 +97,8 @@ def test_datagrams_at_the_limit_arrive_in_both_directions(client: str, server: s
                 end.engine.send_datagram(data)
             stream_id = end.engine.open_stream()
             end.engine.send(stream_id, b"not blocked behind them", True)
-            pair.run_until(lambda other=other, stream_id=stream_id: stream_id in other.handler.ended)
-            pair.run_until(lambda other=other: len(other.handler.datagrams) == 20)
+            pair.until_ended(other, stream_id)
+            pair.run_until(partial(reached, other.handler.datagrams, 20))
             assert other.handler.datagrams == sent
             assert end.largest_bytes <= max(size, 1280)
 
@@ -107,7 +109,7 @@ def test_after_the_handshake_packets_use_the_size(client: str, server: str) -> N
     for end, other in ((pair.client, pair.server), (pair.server, pair.client)):
         stream_id = end.engine.open_stream()
         end.engine.send(stream_id, bytes(100_000), True)
-        pair.run_until(lambda other=other, stream_id=stream_id: stream_id in other.handler.ended)
+        pair.until_ended(other, stream_id)
         assert LARGE - 32 <= end.largest_short_bytes <= LARGE
 
 
@@ -143,13 +145,13 @@ def test_a_black_hole_is_overcome_by_lowering_the_size_in_place(client: str, ser
     end.engine.set_size(1200)
     other.engine.set_size(1200)
     began = pair.now
-    pair.run_until(lambda: stream_id in other.handler.ended)
+    pair.until_ended(other, stream_id)
     assert len(other.handler.data[stream_id]) == 2 << 20
     assert pair.now - began < 10
     end.largest_short_bytes = 0
     stream_id = end.engine.open_stream()
     end.engine.send(stream_id, bytes(50_000), True)
-    pair.run_until(lambda: stream_id in other.handler.ended)
+    pair.until_ended(other, stream_id)
     assert end.largest_short_bytes <= 1200 and end.engine.datagram_limit < 1200
 
 
@@ -179,7 +181,7 @@ def test_an_abort_is_heard_as_a_reset_and_a_stop(client: str, server: str) -> No
         other.engine.send(stream_id, b"y")
         pair.run_for(0.2)
         end.engine.abort(stream_id, 1)
-        pair.run_until(lambda other=other, stream_id=stream_id: (stream_id, 1) in other.handler.resets)
+        pair.run_until(partial(other.handler.resets.__contains__, (stream_id, 1)))
         other.engine.abort(stream_id, 1)
         pair.run_for(0.2)
         assert end.handler.end is None and other.handler.end is None
@@ -191,7 +193,7 @@ def test_an_abort_after_our_own_end_is_heard_as_a_stop(client: str, server: str)
     pair = EnginePair(client, server).handshake()
     stream_id = pair.client.engine.open_stream()
     pair.client.engine.send(stream_id, b"x", True)
-    pair.run_until(lambda: stream_id in pair.server.handler.ended)
+    pair.until_ended(pair.server, stream_id)
     pair.run_for(0.5)
     pair.client.engine.abort(stream_id, 1)
     pair.run_until(lambda: (stream_id, 1) in pair.server.handler.stops)
@@ -203,9 +205,9 @@ def test_aborting_an_ended_stream_is_quiet(client: str, server: str) -> None:
     pair = EnginePair(client, server).handshake()
     stream_id = pair.client.engine.open_stream()
     pair.client.engine.send(stream_id, b"x", True)
-    pair.run_until(lambda: stream_id in pair.server.handler.ended)
+    pair.until_ended(pair.server, stream_id)
     pair.server.engine.send(stream_id, b"y", True)
-    pair.run_until(lambda: stream_id in pair.client.handler.ended)
+    pair.until_ended(pair.client, stream_id)
     pair.run_for(1.0)
     for end in pair.ends:
         end.engine.abort(stream_id, 1)
@@ -219,7 +221,7 @@ def test_pings_are_acknowledged_and_round_trips_measured(client: str, server: st
     pair = EnginePair(client, server, latency_s=0.02).handshake()
     for end in pair.ends:
         end.engine.ping(77)
-        pair.run_until(lambda end=end: 77 in end.handler.pings)
+        pair.run_until(partial(end.handler.pings.__contains__, 77))
         assert end.engine.rtt_s == pytest.approx(0.04, abs=0.03)
 
 
@@ -233,7 +235,7 @@ def test_the_backlog_counts_what_was_never_sent(client: str, server: str) -> Non
         assert end.engine.backlog == 1 << 20
         pair.run_for(0.05)
         assert 0 < end.engine.backlog < 1 << 20
-        pair.run_until(lambda other=other, s=streams[0]: len(other.handler.data.get(s, b"")) == 1 << 20)
+        pair.until_received(other, streams[0], 1 << 20)
         assert end.engine.backlog == 0
         end.engine.send(streams[0], bytes(4 << 20))
         end.engine.abort(streams[0], 1)
@@ -248,9 +250,9 @@ def test_keys_are_updated_under_traffic(client: str, server: str) -> None:
         pair.client.engine.update_keys()
         stream_id = pair.client.engine.open_stream()
         pair.client.engine.send(stream_id, bytes(50_000), True)
-        pair.run_until(lambda stream_id=stream_id: stream_id in pair.server.handler.ended)
+        pair.until_ended(pair.server, stream_id)
         pair.server.engine.send(stream_id, bytes(50_000), True)
-        pair.run_until(lambda stream_id=stream_id: stream_id in pair.client.handler.ended)
+        pair.until_ended(pair.client, stream_id)
         pair.run_for(1.0)
     assert pair.client.handler.end is None and pair.server.handler.end is None
 
@@ -261,7 +263,7 @@ def test_a_close_is_heard_with_its_code(client: str, server: str) -> None:
         pair = EnginePair(client, server).handshake()
         end, other = pair.ends[closer], pair.ends[1 - closer]
         end.engine.close(0x101, "")
-        pair.run_until(lambda other=other: other.handler.end is not None)
+        pair.run_until(other.handler.has_ended)
         assert other.handler.end is not None and other.handler.end[0] == 0x101
 
 
@@ -298,6 +300,10 @@ def test_segments_laid_end_to_end_are_taken_apart(client: str, server: str) -> N
     pair.drop = lambda datagram, from_client: False
     pair.run_until(lambda: len(pair.server.handler.data.get(stream_id, b"")) == len(data))
     assert pair.server.handler.data[stream_id] == data
+
+
+def reached(items: list[bytes], count: int) -> bool:
+    return len(items) == count
 
 
 # --- hostile bytes --------------------------------------------------------------------------------------------

@@ -74,6 +74,9 @@ class Handler(RecordingHandler):
         super().terminated(code, reason)
         self.link.ended(reason or str(code))
 
+    async def until_ended(self, stream_id: int) -> None:
+        await self.until(lambda handler: stream_id in handler.ended)
+
     async def until(self, condition: Callable[[Handler], object]) -> None:
         await self.changes.until(lambda: condition(self))
 
@@ -163,7 +166,7 @@ def test_bytes_flow_both_ways_as_room_permits(engines: tuple[str, str]) -> None:
                 stream_id = near.link.engine.open_stream()
                 near.feed = [(stream_id, bytes([number]) * 50_000, number == 19) for number in range(20)]
                 near.link.wake()
-                await far.until(lambda handler, stream_id=stream_id: stream_id in handler.ended)
+                await far.until_ended(stream_id)
                 assert far.data[stream_id] == b"".join(bytes([number]) * 50_000 for number in range(20))
                 assert near.link.sent_bytes > 1_000_000 and far.link.received_bytes > 1_000_000
 
@@ -221,7 +224,7 @@ def test_a_kick_after_a_silence_brings_waiting_data_at_once_and_harms_no_idle_en
                 began = loop.time()
                 near.link.kick()
                 far.link.kick()
-                await far.until(lambda handler, stream_id=stream_id: stream_id in handler.ended)
+                await far.until_ended(stream_id)
                 assert loop.time() - began < 0.5
                 await asyncio.sleep(1.0)
                 assert not near.closed and not far.closed
@@ -255,7 +258,7 @@ def test_without_a_path_it_waits_and_loses_nothing(engines: tuple[str, str]) -> 
             assert not [source for source, _, _ in wire.seen if source == HERE]
             client.link.path = path
             client.link.kick()
-            await server.until(lambda handler: stream_id in handler.ended)
+            await server.until_ended(stream_id)
 
     run_virtually(main())
 
@@ -320,7 +323,7 @@ def test_hostile_bytes_end_at_most_the_connection_they_went_to(engines: tuple[st
         stream_id = good.link.engine.open_stream()
         good.link.engine.send(stream_id, b"still here", True)
         good.link.wake()
-        await two.accepted[0].until(lambda handler: stream_id in handler.ended)
+        await two.accepted[0].until_ended(stream_id)
         good.link.close(0x100, "")
         two.accepted[0].link.close(0x100, "")
 
@@ -376,7 +379,7 @@ def test_keys_are_updated_when_due(engines: tuple[str, str], monkeypatch: pytest
                 stream_id = client.link.engine.open_stream()
                 client.link.engine.send(stream_id, bytes(50_000), True)
                 client.link.wake()
-                await server.until(lambda handler, stream_id=stream_id: stream_id in handler.ended)
+                await server.until_ended(stream_id)
                 client.link.keep()
                 await asyncio.sleep(1.0)
             assert updates == 5 and not client.closed and not server.closed

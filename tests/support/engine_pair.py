@@ -29,6 +29,9 @@ class RecordingHandler:
         self.ids: set[bytes] = set()
         self.end: tuple[int, str] | None = None
 
+    def has_ended(self) -> bool:
+        return self.end is not None
+
     def handshake_completed(self) -> None:
         assert not self.completed
         self.completed = True
@@ -126,6 +129,14 @@ class EnginePair:
             at = self._next_at()
             assert at <= until, f"not within {LIMIT_S} s"
             self._advance(at)
+
+    def until_ended(self, end: End, *stream_ids: int) -> None:
+        """Run until these streams have ended at `end`."""
+        self.run_until(lambda: end.handler.ended.issuperset(stream_ids))
+
+    def until_received(self, end: End, stream_id: int, size: int) -> None:
+        """Run until `end` has so many bytes of a stream."""
+        self.run_until(lambda: len(end.handler.data.get(stream_id, b"")) >= size)
 
     def _next_at(self) -> float:
         times = [timer for end in self.ends if (timer := end.engine.timer()) is not None]

@@ -106,6 +106,7 @@ class WireDemux(Demultiplexer):
         self._own = list(addresses)
         self.sent: list[bytes] = []
         self.holding = False
+        self.gone = False
         wire.plug(self)
 
     @property
@@ -114,6 +115,8 @@ class WireDemux(Demultiplexer):
 
     def send(self, datagrams: Sequence[bytes], path: Path) -> None:
         self.sent_bytes += sum(map(len, datagrams))
+        if self.gone:
+            return
         local = path.local or self._own[0].ip
         source = next((own for own in self._own if own.ip == local), None)
         if source is not None and path.remote != source:
@@ -207,6 +210,9 @@ class StreamSink:
         assert name not in self.events and not self.over
         self.events.append(name)
         self._changes.note()
+
+    async def until_received(self, size: int) -> Self:
+        return await self.until(lambda sink: len(sink.data) >= size)
 
     async def until(self, condition: Callable[[Self], object], within_s: float = WAIT_S) -> Self:
         await self._changes.until(lambda: condition(self), within_s)
@@ -302,6 +308,11 @@ class Member:
     def sees(self, other: Member) -> bool:
         return self.mesh.live_session(other.mesh.identity.id) is not None
 
+    def knows_boot_of(self, other: Member) -> bool:
+        """Whether the session in use is with this very process of the other."""
+        session = self.mesh.live_session(other.mesh.identity.id)
+        return session is not None and session.member is not None and session.member.boot == other.mesh.boot
+
     def flows(self, other: Member) -> int:
         return len(self.session(other).streams)
 
@@ -335,6 +346,7 @@ class Member:
 
     def vanish(self) -> None:
         """The process is gone without a word."""
+        self.demux.gone = True
         self.demux._wire.unplug(self.demux)
 
 

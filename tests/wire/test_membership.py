@@ -70,13 +70,17 @@ def exchange(
 
 def recorded() -> list[bytes]:
     """The four messages of one good exchange."""
+    return recorded_between(initiator(), responder())
+
+
+def recorded_between(one: Initiator, two: Responder) -> list[bytes]:
     kept: list[bytes] = []
 
     def keep(number: int, message: bytes) -> bytes:
         kept.append(message)
         return message
 
-    exchange(initiator(), responder(), keep)
+    exchange(one, two, keep)
     return kept
 
 
@@ -112,8 +116,7 @@ def test_every_flipped_bit_is_refused(number: int) -> None:
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_messages_of_another_exchange_are_refused(number: int) -> None:
     other_binding = channel_binding(b"x" * 32, b"y" * 32)
-    kept: list[bytes] = []
-    exchange(initiator(binding=other_binding), responder(binding=other_binding), lambda n, m: kept.append(m) or m)
+    kept = recorded_between(initiator(binding=other_binding), responder(binding=other_binding))
 
     if number == 1:  # M1 holds no secret: it may be said again, and proves nothing
         assert exchange(initiator(), responder(), lambda n, m: kept[0] if n == 1 else m)
@@ -137,9 +140,13 @@ def test_truncated_and_lengthened_messages_are_refused(number: int) -> None:
     size = len(recorded()[number - 1])
     for keep in range(size):
         with pytest.raises(Refused):
-            exchange(initiator(), responder(), lambda n, m, keep=keep: m[:keep] if n == number else m)
+            exchange(initiator(), responder(), truncating(number, keep))
     with pytest.raises(Refused):
         exchange(initiator(), responder(), lambda n, m: m + b"\0" if n == number else m)
+
+
+def truncating(number: int, keep: int) -> Tamper:
+    return lambda current, message: message[:keep] if current == number else message
 
 
 def test_a_responder_cannot_be_asked_twice() -> None:
@@ -232,7 +239,12 @@ def test_meeting_oneself_is_refused_on_both_sides() -> None:
 
 def test_who_is_not_admitted_hears_so_and_nobody_becomes_a_member() -> None:
     asked: list[tuple[bytes, bytes]] = []
-    two = responder(admit=lambda identity, boot: bool(asked.append((identity, boot))))
+
+    def admit(identity: bytes, boot: bytes) -> bool:
+        asked.append((identity, boot))
+        return False
+
+    two = responder(admit=admit)
     one = initiator()
     second, _ = two.receive(body(one.start()))
     third, _ = one.receive(body(second))
@@ -287,7 +299,8 @@ def test_noise_is_refused_at_most(noise: bytes) -> None:
 @settings(max_examples=60)
 def test_frames_are_cut_wherever_they_were_torn(sent: list[bytes], cuts: list[int], tail: bytes) -> None:
     stream = b"".join(len(one).to_bytes(2, "big") + one for one in sent) + tail
-    frames, received, at = Frames(), [], 0
+    frames, at = Frames(), 0
+    received: list[bytes] = []
     for cut in [*cuts, len(stream) + 1]:
         message = frames.next_message(stream[at : at + cut])
         while message is not None and len(received) < len(sent):

@@ -81,4 +81,3 @@ def test_every_prefix_and_every_tail_is_refused() -> None:
             ONE.open(datagram[:size])
     with pytest.raises(WireError):
         ONE.open(datagram + b"\0")
-
