@@ -41,11 +41,14 @@ def dht_silent(node: Node) -> bool:
 
 
 def unanswered(node: Node, mesh: Mesh) -> int:
-    """How many addresses were found where a peer may be, of which none answered: not our own, nor known peers'."""
+    """How many IP addresses were found where a peer may be, of which none answered: not our own, nor known peers'.
+
+    Not endpoints: a machine behind a NAT that maps each destination apart is named under many ports.
+    """
     own = set(mesh.own_addresses())
     known = {address for peer in mesh.roster for address in peer.addresses} | mesh.live_addresses()
     # Before a NAT of ours the DHT goes on naming ports that we had: what it names there is mostly ourselves.
     outside = set(node.dht.status().external_ips) if node.dht else set()
     outside -= {address.ip for address in node.demux.addresses}
     found = mesh.seeker.book.ownerless(asyncio.get_running_loop().time())
-    return sum(address.ip not in outside for address in found - own - known)
+    return len({address.ip for address in found - own - known} - outside)

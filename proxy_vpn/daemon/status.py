@@ -29,7 +29,7 @@ DhtState = Literal["off", "starting", "searching", "announced", "unreachable"]
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One network of the process; ids are hexadecimal, `device_id` is this device's own in it.
 
-    `unanswered`: how many addresses were found where a peer may be, of which none answered.
+    `unanswered`: how many IP addresses were found where a peer may be, of which none answered.
     """
 
     name: str

@@ -43,7 +43,8 @@ RETIRE_S = 10.0
 OBSERVED_LIMIT = 8
 SEARCH_S = 60.0
 SILENCE_S = 0.75
-SIMULTANEOUS_S = 10.0
+SIMULTANEOUS_S = 0.05
+SIMULTANEOUS_RTTS = 2
 
 
 TWIN_WARNING = (
@@ -210,6 +211,10 @@ class Mesh:
             # Dead, away or restarted: a path probe tells the first two apart, a PONG's boot nonce the third.
             session.paths.check()
             self.seeker.prober.probe(session.paths.current, session.member.identity, SMALL_PROBE_BYTES)
+        if session.paths.suspect is not session.racing and session.member is not None:
+            session.racing = session.paths.suspect
+            if session.racing:
+                self.seeker.want(session.member.identity)
         if not session.paths.tick(session.heard_at, len(session.streams) > 0):
             session.close("no answer any more")
 
@@ -225,7 +230,9 @@ class Mesh:
     def boot_seen(self, identity: bytes, boot: bytes) -> bool:
         """A live peer showed this boot nonce; an unknown one has it checked."""
         peer, session = self.roster.get(identity), self.live_session(identity)
-        if peer is None or session is None or session.member is None or session.member.boot == boot:
+        if peer is None or session is None:
+            return True
+        if any(known.member is not None and known.member.boot == boot for known in peer.sessions):
             return True
         self._check_boot(peer)
         return False
@@ -312,7 +319,7 @@ class Mesh:
         elif old.member.boot != member.boot:
             peer.sessions.append(session)
             self._check_boot(peer)
-        elif session.started_at - old.live_at > SIMULTANEOUS_S:
+        elif session.started_at - old.live_at > SIMULTANEOUS_S + SIMULTANEOUS_RTTS * (old.link.engine.rtt_s or 0.0):
             # Nobody dials whom it has: the peer has lost the old connection, though we have not noticed yet.
             peer.sessions.append(session)
             old.close("the peer connected anew")

@@ -206,7 +206,7 @@ class PathMonitor:
             self._waiting = None
         if sent.done is not None:
             sent.done(rtt_s)
-        if path.remote == self.current.remote:
+        if _same(path, self.current):
             came_back = self.suspect
             self._unanswered = 0
             if came_back:
@@ -219,3 +219,8 @@ class PathMonitor:
             self.add([path])
             self._proven &= set(self._paths)
             self._on_switch(path)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths are one; where the kernel chose our address, only the peer's tells."""
+    return one.remote == other.remote and (one.local == other.local or not one.local or not other.local)

@@ -187,8 +187,9 @@ class Seeker:
             return
         live = self._owner.live_addresses()
         for candidate in self.book.due(self._now()):
-            known = candidate.identity and self._owner.live_session(candidate.identity) is not None
-            if not known and candidate.address not in live:
+            session = self._owner.live_session(candidate.identity) if candidate.identity else None
+            settled = session is not None and not (session.paths is not None and session.paths.suspect)
+            if not settled and candidate.address not in live:
                 self.prober.probe(Path("", 0, candidate.address), candidate.identity, SMALL_PROBE_BYTES)
 
     def _start_dial(self, identity: bytes, path: Path, rtt_s: float) -> None:

@@ -98,6 +98,7 @@ class Session:
         self.closing_reason = ""
         self.said_goodbye = False
         self.twin = False
+        self.racing = False
         self.paths: PathMonitor | None = None
         self.path_secret = (b"", b"")
         self.on_settled: list[Callable[[], object]] = []
@@ -236,7 +237,7 @@ class Session:
             self.paths.close()
         for callback in self.on_closed:
             callback()
-        reason = self.closing_reason or reason
+        reason = self.closing_reason = self.closing_reason or reason
         self.streams.lose_all()
         if was is not State.CLOSED:
             self._owner.session_closed(self, reason)

@@ -41,7 +41,7 @@ def test_the_chmod_is_advised_only_for_what_is_surely_ours(tmp_path: Path, refus
     home = opened(tmp_path / "home", 0o755, "thesis.txt", "lock")
     shared = opened(tmp_path / "shared", 0o1777, MARK)
     for path in (home, shared):
-        with pytest.raises(StateError, match=" - choose an empty one with --state$"):
+        with pytest.raises(StateError, match=r" - choose an empty one with --state$"):
             refuse(path)
     assert (mode(home), mode(shared)) == (0o755, 0o1777)
 

@@ -104,5 +104,6 @@ def test_our_own_and_known_peers_addresses_do_not_count() -> None:
         assert FakeNode(FakeMesh().found(OWN, OUTSIDE, remapped)).count() == 0
         assert FakeNode(FakeMesh(peers=[THERE]).found(THERE)).count() == 0
         assert FakeNode(FakeMesh().found(THERE, remapped), nodes=None).count() == 2
+        assert FakeNode(FakeMesh().found(THERE, Address(THERE.ip, 40000))).count() == 1
 
     run_virtually(main())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from proxy_vpn.addresses import Address, Scope
@@ -31,7 +33,7 @@ def test_a_new_address_is_due_at_once_and_then_ever_later() -> None:
     assert not book.add(GLOBAL, 100.0, source=Source.DHT)
     times = tried(book, 100.0, 160.0)
     assert times[0] == 100.0 and len(times) < 20
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
     assert pauses == sorted(pauses)
 
 

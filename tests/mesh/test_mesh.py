@@ -332,7 +332,7 @@ def test_flows_survive_a_silence_of_ten_seconds_and_go_on_at_once() -> None:
 
 def test_idle_for_an_hour_and_flows_are_still_there() -> None:
     async def scene(wire: Wire) -> None:
-        async with two_members() as (wire, one, two):
+        async with two_members() as (_, one, two):
             sink = await one.open_tcp(two)
             (await two.until_sink()).echo = True
             await pause(3600.0)
@@ -348,6 +348,7 @@ def test_one_side_that_gave_up_gets_through_again_though_the_other_noticed_nothi
 
     async def scene(wire: Wire) -> None:
         async with two_members() as (wire, one, two):
+            await pause(15.0)
             wire.drops = lambda source, target, datagram: True
             one.session(two).close("gave up")
             wire.drops = lambda source, target, datagram: False

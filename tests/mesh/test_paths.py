@@ -57,6 +57,7 @@ class End:
         self.keyring = Keyring()
         self.switches: list[Path] = []
         self.alive = True
+        self.returns = 0
         self.heard_at = 0.0
         self.sent = 0
         self.recorded: list[bytes] = []
@@ -70,7 +71,11 @@ class End:
             entropy=random.Random(index).randbytes,
             now=lambda: world.now_s,
             on_switch=self.switches.append,
+            on_return=self.returned,
         )
+
+    def returned(self) -> None:
+        self.returns += 1
 
     def send(self, datagrams: list[bytes], path: Path) -> None:
         source = self.addresses[path.local or next(iter(self.addresses))]
@@ -145,7 +150,9 @@ def test_a_path_that_comes_back_is_good_again() -> None:
     assert world.one.monitor.suspect
     world.down = set()
     world.run(2.0)
-    assert not world.one.monitor.suspect and world.one.alive and not world.one.switches
+    assert not world.one.monitor.suspect and world.one.alive
+    assert world.one.monitor.current == Path("10.0.0.1", 0, B1)
+    assert world.one.returns == 1, "the engine is kicked"
 
 
 def test_a_peer_that_is_heard_is_not_lost_though_probes_are() -> None:

@@ -1,0 +1,125 @@
+"""Peer exchange among whole meshes: news travel, lies do not, and nobody can break others' sessions with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from proxy_vpn.addresses import Address
+from proxy_vpn.keys import Identity
+from proxy_vpn.mesh.pex import RECORD_LIMIT_BYTES, make_record
+from proxy_vpn.wire.messages import Peers, Record, SignedRecord, encode
+from tests.support.mesh_world import KEY, UNIX_TIME_S, Member, Wire, identity, pause, two_members
+from tests.support.virtual_loop import START_S, run_virtually
+
+NOW = UNIX_TIME_S + START_S
+
+
+def play(scene: Callable[[Wire, Member, Member], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with two_members() as (wire, one, two):
+            await scene(wire, one, two)
+
+    run_virtually(main())
+
+
+def made_up(number: int) -> Identity:
+    return Identity(number.to_bytes(32, "big"))
+
+
+def large_record(who: Identity) -> bytes:
+    """The largest record that is believed."""
+
+    def record(name_chars: int) -> bytes:
+        body = encode(Record(who.id, "x" * name_chars, [], NOW, NOW + 3600.0))
+        return encode(SignedRecord(body, who.sign(b"pvpn1 record" + KEY.network_id + body)))
+
+    return record(800 + RECORD_LIMIT_BYTES - len(record(800)))
+
+
+def test_records_are_believed_and_passed_on() -> None:
+    async def scene(wire: Wire, one: Member, two: Member) -> None:
+        three = Member(wire, identity(3), "three", "10.0.0.3")
+        three.knows(two)
+        await three.until_live(two)
+        await one.until_live(three)
+        record = make_record(KEY, made_up(1), "absent", [Address("10.0.0.77", 1)], NOW)
+        one.session(two).send_control(Peers([record]))
+        await pause(1.0)
+        for member in (two, three):
+            peer = member.mesh.roster.find("absent")
+            assert peer is not None and peer.record == record and peer.session is None
+        await three.close()
+
+    play(scene)
+
+
+def test_an_older_record_changes_nothing_and_is_not_passed_on() -> None:
+    async def scene(wire: Wire, one: Member, two: Member) -> None:
+        newer, older = (make_record(KEY, made_up(1), "absent", [], NOW + issued) for issued in (5.0, 1.0))
+        session = one.session(two)
+        session.send_control(Peers([newer]))
+        await pause(1.0)
+        sent = two.demux.sent_bytes
+        for _ in range(50):
+            session.send_control(Peers([older, newer]))
+            await pause(0.01)
+        peer = two.mesh.roster.find("absent")
+        assert peer is not None and peer.record == newer
+        assert two.demux.sent_bytes - sent < 50 * 100
+
+    play(scene)
+
+
+def test_what_is_said_of_ourselves_is_not_believed() -> None:
+    async def scene(wire: Wire, one: Member, two: Member) -> None:
+        record = make_record(KEY, identity(2), "impostor", [Address("10.0.0.66", 1)], NOW)
+        sender, subject = (one, two) if two.mesh.identity.id == identity(2).id else (two, one)
+        sender.session(subject).send_control(Peers([record]))
+        await pause(1.0)
+        assert [peer.identity for peer in subject.mesh.roster] == [sender.mesh.identity.id]
+
+    play(scene)
+
+
+def test_large_records_of_many_break_nobodys_session() -> None:
+    async def scene(wire: Wire, one: Member, two: Member) -> None:
+        records = [large_record(made_up(number)) for number in range(1, 201)]
+        assert len(records[0]) > RECORD_LIMIT_BYTES - 8
+        for start in range(0, 200, 20):
+            one.session(two).send_control(Peers(records[start : start + 20]))
+        await pause(2.0)
+        three = Member(wire, identity(3), "three", "10.0.0.3")
+        three.knows(two)
+        await three.until_live(two)
+        await pause(10.0)
+        assert not three.lost and not one.lost and not two.lost
+        assert three.sees(two) and three.sees(one)
+        await three.close()
+
+    play(scene)
+
+
+def test_made_up_devices_are_never_live_and_cost_few_probes() -> None:
+    async def scene(wire: Wire, one: Member, two: Member) -> None:
+        victim = Address("198.41.0.4", 41641)
+        records = [make_record(KEY, made_up(number), f"ghost-{number}", [victim], NOW) for number in range(1, 301)]
+        wire.recording = True
+        for start in range(0, 300, 30):
+            one.session(two).send_control(Peers(records[start : start + 30]))
+        await pause(30.0)
+        shots = [datagram for source, target, datagram in wire.seen if target == victim and source == two.address]
+        assert len(shots) < 300
+        assert [peer.name for peer in two.mesh.live_peers()] == ["one"]
+
+    play(scene)
+
+
+def test_our_record_is_renewed_before_it_expires() -> None:
+    async def scene(wire: Wire, one: Member, two: Member) -> None:
+        await pause(1.0)
+        first = two.peer(one).record
+        await pause(3000.0)
+        assert two.peer(one).record not in (b"", first)
+
+    play(scene)
