@@ -21,10 +21,11 @@ from typing import Any
 
 from proxy_vpn.addresses import Address, ForwardSpec, Target
 from proxy_vpn.config import Settings
-from proxy_vpn.daemon import memory, report, search
+from proxy_vpn.daemon import memory, report, search, sockets
 from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.control import ControlServer
 from proxy_vpn.daemon.messages import ForgetReply, PingReply
+from proxy_vpn.daemon.served import ServedFlows, raise_descriptor_limit
 from proxy_vpn.daemon.state import NetworkState, StateDirectory
 from proxy_vpn.daemon.status import DaemonStatus, ExposeStatus, ForwardStatus, open_door
 from proxy_vpn.daemon.warnings import Warnings
@@ -53,7 +54,6 @@ from proxy_vpn.net.udp import Path, UdpSocket
 
 SAVE_EVERY_S = 60.0
 SAVE_SOON_S = 0.1
-FLOWS_BEING_SERVED_LIMIT = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -111,8 +111,11 @@ class Node:
             self._add_mesh(key, world)
         self.router = Router(self.meshes)
         self._serve = ServeDoor(self.policy, self.own)
+        self._served = ServedFlows(raise_descriptor_limit())
         self._start_dht()
         await self._open_doors()
+        # The last pushed is the first to run: flows get their two seconds while the doors still stand.
+        self._stack.push_async_callback(self._stop_meshes)
         self.state.count_start()
         self._spawn(self._housekeeping())
         self._spawn(search.watch(self))
@@ -151,9 +154,15 @@ class Node:
         self._stack.push_async_callback(self._stop_mesh, mesh)
         memory.recall(mesh, state.load())
 
+    async def _stop_meshes(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for mesh in self.meshes:
+                group.create_task(mesh.close())
+
     async def _stop_mesh(self, mesh: Mesh) -> None:
         await mesh.close()
-        self._states[mesh].save(memory.snapshot(mesh))
+        with suppress(StateError):  # on the way out nobody can mend the disk
+            self._states[mesh].save(memory.snapshot(mesh))
 
     def _start_dht(self) -> None:
         if not self.settings.dht:
@@ -188,7 +197,8 @@ class Node:
         return external.port if external else self.demux.addresses[0].port
 
     async def _stop_dht(self, dht: Dht) -> None:
-        self.state.save_dht(dht.export_state())
+        with suppress(StateError):
+            self.state.save_dht(dht.export_state())
         await dht.close()
 
     async def _open_doors(self) -> None:
@@ -198,6 +208,7 @@ class Node:
             self.proxies.append(str(where))
             if isinstance(where, Address) and (warning := open_door(where, "proxy")):
                 self.warnings.add(warning)
+        sockets.prepare(self.state.proxy_socket)
         await self._open_proxy(ProxyDoor(self.router, str(self.state.proxy_socket), None, self.own))
         for spec in self.settings.forwards:
             await self.add_forward(spec, held=False)
@@ -243,11 +254,14 @@ class Node:
             await self._save()
 
     async def _save(self) -> None:
-        """Write what is known; in a thread, because it waits for the disk."""
-        for mesh, state in self._states.items():
-            await asyncio.to_thread(state.save, memory.snapshot(mesh))
-        if self.dht is not None:
-            await asyncio.to_thread(self.state.save_dht, self.dht.export_state())
+        """Write what is known, in a thread because it waits for the disk; what fails is tried again next time."""
+        try:
+            for mesh, state in self._states.items():
+                await asyncio.to_thread(state.save, memory.snapshot(mesh))
+            if self.dht is not None:
+                await asyncio.to_thread(self.state.save_dht, self.dht.export_state())
+        except StateError as error:
+            self.warnings.add(f"what is known of peers can't be saved: {error.what} - {error.hint}")
 
     async def _look_for_user_peers(self) -> None:
         """What `--peer` names: resolved again and again, because names move."""
@@ -287,12 +301,12 @@ class Node:
 
     def flow_offered(self, peer: Peer, offer: Incoming) -> None:
         """A peer wants a service of this host."""
-        if len(self._tasks) >= FLOWS_BEING_SERVED_LIMIT:
+        if not self._served.admits(peer.identity):
             offer.refuse(Status.LIMIT)
         elif isinstance(offer, IncomingTcp):
-            self._spawn(self._serve.serve_tcp(offer))
+            self._spawn(self._served.counting(peer.identity, self._serve.serve_tcp(offer)))
         elif isinstance(offer, IncomingUdp):
-            self._spawn(self._serve.serve_udp(offer))
+            self._spawn(self._served.counting(peer.identity, self._serve.serve_udp(offer)))
 
     # --- the Python API ---------------------------------------------------------------------------------------------
 
@@ -317,6 +331,9 @@ class Node:
         return PingReply(peer=peer.name, network=mesh.key.name, rtt_ms=rtt_s * 1e3, path=f"direct {path}")
 
     async def add_forward(self, spec: ForwardSpec, *, held: bool) -> ForwardSpec:
+        network = spec.target.host.removesuffix(".pvpn").partition(".")[2]
+        if network:
+            self._meshes(network)  # raises for one that is not here
         door = ForwardDoor(self.router, spec, None, self.own)
         bound = await door.start()
         self._forwards[bound] = (door, held)
