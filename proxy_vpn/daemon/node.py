@@ -358,8 +358,8 @@ class Node:
         return report.expose(self)
 
     async def forget(self, name: str, net: str) -> ForgetReply:
-        name = name.lower().removesuffix(".pvpn")
-        for mesh in self._meshes(net):
+        name, _, network = name.lower().removesuffix(".pvpn").partition(".")
+        for mesh in self._meshes(network or net):
             if name in mesh.roster.pins or mesh.roster.find(name):
                 peer = mesh.forget(name)
                 self.warnings.settle(name)

@@ -60,7 +60,7 @@ def prepare(path: Path) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        check_private(path.parent)  # before a link of somebody else's could lead the removal elsewhere
         path.unlink(missing_ok=True)
     except OSError as error:
         raise StateError(f"can't make the socket {str(path)!r}: {error.strerror}", "give another --state") from None
-    check_private(path.parent)

@@ -6,12 +6,12 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Any
 
 import aiohappyeyeballs
 
 from proxy_vpn.addresses import Address, Target
 from proxy_vpn.doors.dial import CONNECT_TIMEOUT_S, dial, dial_error, refuse_self_connection
+from proxy_vpn.doors.lookups import AddressInfo, Lookups
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.tcp import TcpDuplex
 from proxy_vpn.doors.udp import UdpSocket
@@ -19,14 +19,13 @@ from proxy_vpn.errors import FlowError, Status
 
 _NEXT_ADDRESS_S = 0.25  # RFC 8305 section 5, Connection Attempt Delay
 
-_Info = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
-
 
 class Direct:
     """Dials hosts that are no peers, by any of their addresses that this process does not itself listen on."""
 
     def __init__(self, own: OwnListeners) -> None:
         self._own = own
+        self._lookups = Lookups()
 
     async def open_tcp(self, target: Target) -> TcpDuplex:
         """The first address of `target` that answers (RFC 8305, 10 s); raises FlowError."""
@@ -50,15 +49,27 @@ class Direct:
         except OSError as error:
             raise dial_error(f"{target} (direct)", error) from None
 
-    async def _resolve(self, target: Target, kind: socket.SocketKind) -> Sequence[_Info]:
+    async def _resolve(self, target: Target, kind: socket.SocketKind) -> Sequence[AddressInfo]:
         if _is_unscoped(target.host):
             hint = "use another address of that host, or its name"
             raise FlowError(Status.UNREACHABLE, f"{target} is link-local, and nothing says on which link", hint)
-        infos = [_numeric(target, kind)] if _is_ip(target.host) else await _look_up(target, kind)
+        infos = [_numeric(target, kind)] if _is_ip(target.host) else await self._look_up(target, kind)
         allowed = [i for i in infos if not self._own.forbids(Address(*i[4][:2]), udp=kind is socket.SOCK_DGRAM)]
         if not allowed:
             raise FlowError(Status.POLICY, f"{target} is this pvpn itself", "it can't be its own target")
         return allowed
+
+    async def _look_up(self, target: Target, kind: socket.SocketKind) -> Sequence[AddressInfo]:
+        try:
+            return await self._lookups.look_up(target.host, target.port, kind)
+        except (socket.gaierror, UnicodeError) as error:
+            if getattr(error, "errno", None) == socket.EAI_AGAIN:
+                maybe_peer = "" if "." in target.host else f", and no peer is called {target.host}"
+                what = f"no name server answers for {target.host}{maybe_peer}"
+                raise FlowError(Status.UNREACHABLE, what, "see 'pvpn peers' for the names of peers") from None
+            raise FlowError(
+                Status.NO_SUCH_NAME, f"no host is called {target.host}", "see 'pvpn peers' for the names of peers"
+            ) from None
 
 
 def _is_ip(host: str) -> bool:
@@ -74,19 +85,6 @@ def _is_unscoped(host: str) -> bool:
     return _is_ip(host) and ":" in host and "%" not in host and ip_address(host).is_link_local
 
 
-def _numeric(target: Target, kind: socket.SocketKind) -> _Info:
+def _numeric(target: Target, kind: socket.SocketKind) -> AddressInfo:
     address = Address(target.host, target.port)
     return (address.family, kind, 0, "", tuple(address))
-
-
-async def _look_up(target: Target, kind: socket.SocketKind) -> Sequence[_Info]:
-    try:
-        return await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=kind)
-    except (socket.gaierror, UnicodeError) as error:
-        if getattr(error, "errno", None) == socket.EAI_AGAIN:
-            maybe_peer = "" if "." in target.host else f", and no peer is called {target.host}"
-            what = f"no name server answers for {target.host}{maybe_peer}"
-            raise FlowError(Status.UNREACHABLE, what, "see 'pvpn peers' for the names of peers") from None
-        raise FlowError(
-            Status.NO_SUCH_NAME, f"no host is called {target.host}", "see 'pvpn peers' for the names of peers"
-        ) from None

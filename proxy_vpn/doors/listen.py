@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -45,14 +44,14 @@ class Listener:
 
 async def listen_tcp(host: str, port: int, own: OwnListeners) -> Listener:
     """Listen for TCP on `host` (an empty one: every address) and `port` (0: any free one); raises StateError."""
-    sock = await _bound(host, port, socket.SOCK_STREAM)
+    sock = _bound(host, port, socket.SOCK_STREAM)
     sock.listen(_BACKLOG)
     return Listener(sock, own)
 
 
 async def bind_udp(host: str, port: int, own: OwnListeners) -> Listener:
     """The same for UDP."""
-    return Listener(await _bound(host, port, socket.SOCK_DGRAM), own)
+    return Listener(_bound(host, port, socket.SOCK_DGRAM), own)
 
 
 def listen_unix(path: str, own: OwnListeners) -> Listener:
@@ -74,11 +73,11 @@ def listen_unix(path: str, own: OwnListeners) -> Listener:
         raise StateError(f"can't listen on {path!r}: {error.strerror}", hint) from None
 
 
-async def _bound(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
+def _bound(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
     where = Target(host or "*", port)
     try:
         flags = socket.AI_PASSIVE | socket.AI_NUMERICHOST  # whoever answers for names has no say in who may connect
-        infos = await asyncio.get_running_loop().getaddrinfo(host or None, port, type=kind, flags=flags)
+        infos = socket.getaddrinfo(host or None, port, type=kind, flags=flags)  # numeric: nobody is waited for
     except (socket.gaierror, UnicodeError):
         raise StateError(f"can't listen on {where}: that is no numeric address", "use 127.0.0.1") from None
     family, _kind, _protocol, _name, address = infos[0]

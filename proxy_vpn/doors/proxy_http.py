@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from proxy_vpn.doors.exchange import ExchangeDuplex
 from proxy_vpn.doors.join import join, say_and_close
 from proxy_vpn.doors.proxy_client import ProxyClient
@@ -26,7 +28,8 @@ async def serve_http(client: ProxyClient, first: bytes) -> None:
         await say_and_close(client.sock, front.refusal(error, error.status))
         return
     if request.exchange is None:
-        tunnel = TcpDuplex(client.sock, front.leftover)
+        marks_end = request.wants_end_mark and client.sock.family == socket.AF_UNIX
+        tunnel = TcpDuplex(client.sock, front.leftover, marks_end)
         tunnel.write(ESTABLISHED)
         await join(tunnel, far)
     else:

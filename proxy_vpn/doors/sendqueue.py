@@ -6,6 +6,8 @@ import socket
 from collections import deque
 from itertools import islice
 
+from proxy_vpn.doors.end_mark import send_mark
+
 _GATHER_PIECES = 64
 
 
@@ -14,20 +16,30 @@ class SendQueue:
 
     def __init__(self) -> None:
         self._pieces: deque[memoryview] = deque()
+        self._mark = False
 
     def __bool__(self) -> bool:
-        return bool(self._pieces)
+        return bool(self._pieces) or self._mark
 
     def append(self, data: memoryview) -> None:
         """Queue `data`, which is kept and not copied."""
         self._pieces.append(data)
 
+    def append_mark(self) -> None:
+        """Queue the mark of a clean end, behind which nothing may come."""
+        self._mark = True
+
     def clear(self) -> None:
         """Drop everything."""
         self._pieces.clear()
+        self._mark = False
 
     def send(self, sock: socket.socket) -> int:
-        """Hand `sock` what it takes in one call; how many bytes that was. Raises OSError, BlockingIOError too."""
+        """Hand `sock` what it takes in one call; how many bytes of data that was. Raises OSError, BlockingIOError."""
+        if not self._pieces:
+            send_mark(sock)
+            self._mark = False
+            return 0
         sent = left = sock.sendmsg(list(islice(self._pieces, _GATHER_PIECES)))
         while left:
             piece = self._pieces.popleft()

@@ -97,7 +97,7 @@ class ServeDoor:
             incoming.refuse(error.status)
             return
         with suppress(FlowLost):
-            await ServedUdp(incoming.accept(), candidates).run()
+            await ServedUdp(incoming.accept(), candidates, self._own).run()
 
     async def _dial(self, incoming: Incoming) -> TcpDuplex:
         errors: list[FlowError] = []

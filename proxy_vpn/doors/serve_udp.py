@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from proxy_vpn.addresses import Address
+from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.udp import DatagramFlow, UdpSocket
 
 IDLE_S = 60.0
@@ -18,9 +19,12 @@ class ServedUdp:
     Until the service has answered, an ICMP refusal moves on to the next address and sends the last datagram there.
     """
 
-    def __init__(self, flow: DatagramFlow, candidates: Sequence[Address], idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, flow: DatagramFlow, candidates: Sequence[Address], own: OwnListeners, idle_s: float = IDLE_S
+    ) -> None:
         self._flow = flow
         self._candidates = candidates
+        self._own = own
         self._siblings = frozenset(address.ip for address in candidates) | _PREFERRED_BY_LOOPBACK
         self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
@@ -43,9 +47,9 @@ class ServedUdp:
                     break
                 await asyncio.wait((self._closed,), timeout=left_s)
         finally:
+            self._flow.on_datagram = None
             self._flow.close()
-            if self._socket is not None:
-                self._socket.close()
+            self._disconnect()
 
     def _to_service(self, payload: bytes) -> None:
         self._used = self._loop.time()
@@ -67,18 +71,23 @@ class ServedUdp:
 
     def _connect(self) -> None:
         """Connect to the first address from `_index` on that can be; with none left, the next datagram starts over."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._disconnect()
         while self._index < len(self._candidates):
             try:
                 self._socket = UdpSocket(self._candidates[self._index], self._siblings)
             except OSError:
                 self._index += 1
                 continue
+            self._own.add(self._socket.bound, udp=True)  # unconnected: it hears whoever sends there
             self._socket.on_datagram = self._to_peer
             self._socket.on_refused = self._refused
             return
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._own.discard(self._socket.bound, udp=True)
+            self._socket.close()
+            self._socket = None
 
     def _refused(self) -> None:
         if self._answered:

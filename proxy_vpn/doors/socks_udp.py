@@ -22,7 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class Association:
-    """A UDP socket on the address the client came in by, for that client's IP and the first port it sends from."""
+    """A UDP socket on the address the client came in by, for that client's IP and one port of it.
+
+    The port is the one it declared in its request, or without that where its first datagram with a header came from.
+    """
 
     def __init__(self, client: ProxyClient, request: SocksRequest) -> None:
         self._client = client
@@ -62,16 +65,20 @@ class Association:
                 datagram, source = self._sock.recvfrom(MAX_DATAGRAM_BYTES)
             except OSError:
                 return
-            if self._peer is None and source[0] == self._client_ip:
-                self._peer = source
-            if source != self._peer:
+            if not self._may_be_client(source):
                 continue
             try:
                 header, payload = UdpHeader.parse(datagram)
             except WireError as error:
                 _log.debug("a datagram was dropped: %s", error)
                 continue
+            self._peer = source
             self._sessions.send(header, payload)
+
+    def _may_be_client(self, source: Any) -> bool:
+        if self._peer is not None:
+            return bool(source == self._peer)
+        return source[0] == self._client_ip and self._request.target.port in (0, source[1])
 
     async def _open_flow(self, header: UdpHeader) -> DatagramFlow:
         return await self._client.outgoing.open_udp(header.target)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from proxy_vpn.addresses import Target
+from proxy_vpn.doors.end_mark import receive
 from proxy_vpn.errors import ControlError, FlowLost, PvpnError
 
 OPEN_TIMEOUT_S = 60.0
@@ -30,9 +31,9 @@ _ATOMIC_BYTES = 4096  # a pipe or terminal that polls writable takes that much w
 def connect(socket_path: str, target: Target, stdin: int = 0, stdout: int = 1) -> int:
     """Copy both ways until both have ended; the exit code: 0, 1 after one line on stderr, or 141 if nobody reads."""
     try:
-        sock, early = _open(socket_path, target)
+        sock, early, ended = _open(socket_path, target)
         with sock:
-            _Copier(sock, stdin, stdout, early).run()
+            _Copier(sock, stdin, stdout, early, ended).run()
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE  # whoever reads our stdout is gone: nobody is left to tell
     except PvpnError as error:
@@ -47,13 +48,13 @@ def not_running(socket_path: str) -> ControlError:
     return ControlError(f"no pvpn is running with {os.path.dirname(socket_path)!r}", hint)
 
 
-def _open(socket_path: str, target: Target) -> tuple[socket.socket, bytes]:
+def _open(socket_path: str, target: Target) -> tuple[socket.socket, bytes, bool]:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(OPEN_TIMEOUT_S)
         sock.connect(socket_path)
-        sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-        head, early = _read_head(sock)
+        sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nPvpn-End-Mark: 1\r\n\r\n".encode())
+        head, early, ended = _read_head(sock)
         if head.split(maxsplit=2)[1:2] != [b"200"]:
             raise ControlError(_refusal(sock, early))
         sock.settimeout(None)
@@ -65,18 +66,18 @@ def _open(socket_path: str, target: Target) -> tuple[socket.socket, bytes]:
             hint = "run this as the user who started it"
             raise ControlError(f"the running pvpn can't be asked: {error.strerror or error}", hint) from None
         raise
-    return sock, early
+    return sock, early, ended
 
 
-def _read_head(sock: socket.socket) -> tuple[bytes, bytes]:
-    data = b""
+def _read_head(sock: socket.socket) -> tuple[bytes, bytes, bool]:
+    data, ended = b"", False
     while b"\r\n\r\n" not in data:
-        piece = sock.recv(_READ_BYTES)
+        piece, ended = receive(sock, _READ_BYTES)
         if not piece or len(data) > _MAX_HEAD_BYTES:
             raise ControlError("the running pvpn gave no answer", "see its log")
         data += piece
     head, _blank, early = data.partition(b"\r\n\r\n")
-    return head, early
+    return head, early, ended
 
 
 def _refusal(sock: socket.socket, body: bytes) -> str:
@@ -88,7 +89,7 @@ def _refusal(sock: socket.socket, body: bytes) -> str:
 class _Copier:
     """Two copies at once, one chunk of each in memory: stdin -> socket (`up`) and socket -> stdout (`down`)."""
 
-    def __init__(self, sock: socket.socket, stdin: int, stdout: int, early: bytes) -> None:
+    def __init__(self, sock: socket.socket, stdin: int, stdout: int, early: bytes, ended: bool) -> None:
         self._sock = sock
         self._stdin = stdin
         self._stdout = stdout
@@ -96,10 +97,12 @@ class _Copier:
         self._up = memoryview(b"")
         self._down = memoryview(early)
         self._up_open = True  # stdin may still bring something
-        self._down_open = True  # the socket may still bring something
+        self._down_open = not ended  # the socket may still bring something
 
     def run(self) -> None:
         """Until both directions have ended; raises FlowLost, BrokenPipeError."""
+        if not self._down_open and not self._down:
+            self._end_down()
         while self._down_open or self._down or self._up_open or self._up:
             wanted: Counter[int] = Counter()
             if self._up:
@@ -124,9 +127,9 @@ class _Copier:
         if self._down and self._stdout in ready:
             self._down = self._down[self._write_stdout(self._down) :]
             if not self._down and not self._down_open:
-                self._end_stdout()
+                self._end_down()
         elif self._down_open and not self._down and on_socket & (select.POLLIN | select.POLLERR | select.POLLHUP):
-            self._receive_down(on_socket)
+            self._receive_down()
 
     def _read_stdin(self) -> None:
         try:
@@ -152,19 +155,21 @@ class _Copier:
             self._up = memoryview(b"")
             self._up_open = False
 
-    def _receive_down(self, events: int) -> None:
+    def _receive_down(self) -> None:
         try:
-            self._down = memoryview(self._sock.recv(_READ_BYTES, socket.MSG_DONTWAIT))
+            data, ended = receive(self._sock, _READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             raise self._lost() from None
-        if self._down:
-            return
-        # A Unix socket knows no RST: but only a break closes both directions while ours is still open.
-        if events & select.POLLHUP and self._up_open:
+        if not data and not ended:
             raise self._lost()
-        self._down_open = False
+        self._down = memoryview(data)
+        self._down_open = not ended
+        if ended and not data:
+            self._end_down()
+
+    def _end_down(self) -> None:
         self._end_stdout()
         if os.isatty(self._stdin):
             self._up_open = False  # nobody should have to press Ctrl-D to be told that it is over

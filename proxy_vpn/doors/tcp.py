@@ -23,9 +23,10 @@ class TcpDuplex:
 
     `early` bytes, read from the socket before, are delivered first. At most WINDOW_BYTES + READ_BYTES are delivered and
     not yet consumed. A reset is a TCP RST; a Unix socket knows none, so there it is a plain close.
+    With `marks_end` (a Unix socket's only) `write_eof` sends the mark of a clean end first.
     """
 
-    def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, early: bytes = b"", marks_end: bool = False) -> None:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -33,6 +34,7 @@ class TcpDuplex:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._early = early
+        self._marks_end = marks_end
         self._sink: Sink | None = None
         self._queue = SendQueue()
         self._unconsumed = 0
@@ -77,6 +79,9 @@ class TcpDuplex:
         """Shut the outgoing direction down once the queue is empty."""
         if not self._eof_wanted:
             self._eof_wanted = True
+            if self._marks_end and not self._ended and self._write_error is None:
+                self._queue.append_mark()
+                self._loop.add_writer(self._sock, self._on_writable)
             self._loop.call_soon(self._shut_down_when_sent)
 
     def consumed(self, size: int) -> None:

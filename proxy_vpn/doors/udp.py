@@ -60,6 +60,11 @@ class UdpSocket:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock, self._on_readable)
 
+    @property
+    def bound(self) -> Address:
+        """Where it is itself."""
+        return Address(*self._sock.getsockname()[:2])
+
     def send(self, payload: bytes) -> None:
         """Send, or drop when the kernel's buffer is full or the datagram too large."""
         if not self._open:

@@ -22,6 +22,7 @@ from proxy_vpn.errors import PvpnError, Status, WireError
 from proxy_vpn.wire.hosts import parse_host
 
 MAX_HEAD_BYTES = 65536
+END_MARK_FIELD = b"pvpn-end-mark"  # in a CONNECT, by a Unix socket: tell me a clean end from a break
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 # Status -> HTTP code and the error token of Proxy-Status (RFC 9209 section 2.3, whose codes these are).
@@ -78,10 +79,14 @@ class HttpRefused(WireError):
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What is wanted: a tunnel to `target` (`exchange` is None), or a plain request to it through `exchange`."""
+    """What is wanted: a tunnel to `target` (`exchange` is None), or a plain request to it through `exchange`.
+
+    `wants_end_mark`: the program at a tunnel understands the mark of a clean end (END_MARK_FIELD).
+    """
 
     target: Target
     exchange: HttpExchange | None
+    wants_end_mark: bool = False
 
 
 class HttpFront:
@@ -107,7 +112,8 @@ class HttpFront:
         self._is_head = event.method == b"HEAD"
         self._check(event)
         if event.method == b"CONNECT":
-            return HttpRequest(_authority(event.target, None), None)
+            wants_end_mark = any(name == END_MARK_FIELD for name, _value in event.headers)
+            return HttpRequest(_authority(event.target, None), None, wants_end_mark)
         target, rewritten = _rewrite_request(event)
         return HttpRequest(target, HttpExchange(self._http, rewritten))
 

@@ -55,7 +55,9 @@ def test_somebody_elses_directory_is_not_used(tmp_path: Path) -> None:
     opened.chmod(0o755)
     link.symlink_to(ours)
     sockets.prepare(ours / "control.sock")
+    (ours / "control.sock").touch()
     with pytest.raises(StateError, match="others can look into"):
         sockets.prepare(opened / "control.sock")
     with pytest.raises(StateError, match="not a directory of this user's own"):
         sockets.prepare(link / "control.sock")
+    assert (ours / "control.sock").exists(), "a file behind somebody else's link was removed"

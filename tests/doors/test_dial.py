@@ -53,10 +53,10 @@ def test_a_link_local_address_without_its_link(udp: bool) -> None:
     ],
 )
 def test_without_a_name_server(host: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def silent(*_: object, **__: object) -> None:
+    def silent(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "try again")
 
-    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", silent)
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
     assert str(refusal(Target(host, 80))).startswith(what)
 
 

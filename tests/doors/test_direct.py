@@ -71,10 +71,10 @@ def test_names_that_can_be_none(host: str) -> None:
 )
 def test_what_the_resolver_says(number: int, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async def answer(*_args: object, **_options: object) -> None:
+        def answer(*_args: object, **_options: object) -> None:
             raise socket.gaierror(number, "no")
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
+        monkeypatch.setattr(socket, "getaddrinfo", answer)
         assert (await failure(Target("example.org", 80))).status is status
 
     asyncio.run(main())

@@ -266,10 +266,42 @@ def test_a_datagram_service_may_start_late(host: list[str]) -> None:
     asyncio.run(main())
 
 
+class OwnListenersSeen(OwnListeners):
+    """Remembers what was added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added: list[Address] = []
+
+    def add(self, address: Address, udp: bool = False) -> None:
+        assert udp
+        self.added.append(address)
+        super().add(address, udp)
+
+
+def test_its_own_sockets_are_no_services(host: list[str]) -> None:
+    async def main() -> None:
+        async with udp_service(bytes.upper, "0.0.0.0") as service:
+            own, offer = OwnListenersSeen(), UdpOffer(service.port)
+            door = ServeDoor(FakePolicy(), own)
+            serving = asyncio.ensure_future(door.serve_udp(offer))
+            await asyncio.sleep(0)
+            assert await offer.ask(b"one") == b"ONE"
+            (ours,) = own.added
+            second = UdpOffer(ours.port)
+            await door.serve_udp(second)
+            assert second.refused is Status.POLICY
+            offer.far.close()
+            await asyncio.wait_for(serving, WAIT_S)
+            assert not own.forbids(ours, udp=True)
+
+    asyncio.run(main())
+
+
 def test_idle_datagrams_end() -> None:
     async def main() -> None:
         near, far = udp_pair()
-        served = ServedUdp(near, [Address("127.0.0.1", free_udp_port())], idle_s=0.05)
+        served = ServedUdp(near, [Address("127.0.0.1", free_udp_port())], OwnListeners(), idle_s=0.05)
         await asyncio.wait_for(served.run(), WAIT_S)
         assert far.closed
 

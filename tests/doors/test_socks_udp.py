@@ -41,7 +41,7 @@ class Client:
 
 
 @asynccontextmanager
-async def associated(host: str = "127.0.0.1", direct: bool = True) -> AsyncIterator[Client]:
+async def associated(host: str = "127.0.0.1", direct: bool = True, declared: bool = False) -> AsyncIterator[Client]:
     router, own = FakeRouter(), OwnListeners()
 
     def shout(far: MemoryUdp, _target: Target) -> None:
@@ -52,7 +52,8 @@ async def associated(host: str = "127.0.0.1", direct: bool = True) -> AsyncItera
     where = await door.start()
     try:
         with await connect(where) as control, udp_socket(host) as udp:
-            await send(control, ASSOCIATE)
+            port = udp.getsockname()[1] if declared else 0
+            await send(control, ASSOCIATE[:-2] + port.to_bytes(2, "big"))
             if host == "::1":
                 answer = await receive(control, 24)
                 relay = Address(socket.inet_ntop(socket.AF_INET6, answer[6:22]), int.from_bytes(answer[22:], "big"))
@@ -66,9 +67,11 @@ async def associated(host: str = "127.0.0.1", direct: bool = True) -> AsyncItera
         await door.close()
 
 
-def run(test: Callable[[Client], Awaitable[None]], host: str = "127.0.0.1", direct: bool = True) -> None:
+def run(
+    test: Callable[[Client], Awaitable[None]], host: str = "127.0.0.1", direct: bool = True, declared: bool = False
+) -> None:
     async def main() -> None:
-        async with associated(host, direct) as client:
+        async with associated(host, direct, declared) as client:
             await test(client)
 
     asyncio.run(main())
@@ -129,6 +132,20 @@ def test_another_host_can_not_be_first() -> None:
             assert await client.receive() == (Target("peer-b", 1), b"MINE")
 
     run(check)
+
+
+@pytest.mark.parametrize(("declared", "junk"), [(True, UdpHeader.build(Target("peer-b", 2)).raw), (False, b"junk")])
+def test_who_is_first_does_not_matter(declared: bool, junk: bytes) -> None:
+    """A client that declares its port is known by it, any other by a datagram that makes sense."""
+
+    async def check(client: Client) -> None:
+        with udp_socket() as stranger:
+            stranger.sendto(junk, tuple(client.relay))
+            client.send(Target("peer-b", 1), b"mine")
+            assert await client.receive() == (Target("peer-b", 1), b"MINE")
+        assert client.router.asked == [Target("peer-b", 1)]
+
+    run(check, declared=declared)
 
 
 def test_it_ends_with_its_connection() -> None:

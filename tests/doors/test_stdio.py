@@ -19,7 +19,7 @@ from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.proxy import ProxyDoor
 from proxy_vpn.errors import FlowError, Status
 from tests.support.duplex_pair import FakeRouter, MemoryDuplex, RecordingSink
-from tests.support.loopback import receive, receive_all, send
+from tests.support.loopback import connect, receive, receive_all, send
 
 WAIT_S = 15.0
 BULK = bytes(range(256)) * 8192  # 2 MiB
@@ -192,6 +192,66 @@ def test_a_terminal_is_told_when_it_is_over(tmp_path: Path) -> None:
         finally:
             os.close(master)
             os.close(terminal)
+
+    run(tmp_path, check)
+
+
+@pytest.mark.parametrize("data", [b"", b"some\0", BULK])
+def test_a_lost_peer_is_no_clean_end_after_stdin_either(tmp_path: Path, data: bytes) -> None:
+    async def check(world: World) -> None:
+        process = await world.start(stdin=asyncio.subprocess.DEVNULL)
+        flow = await world.flow()
+        sink = RecordingSink(flow)
+        flow.write(data)
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readexactly(len(data)), WAIT_S) == data
+        await sink.until(lambda s: s.events == ["eof"])
+        flow.reset()
+        assert await ended(process) == (1, b"pvpn: the connection was lost\n")
+
+    run(tmp_path, check)
+
+
+def test_an_ended_direction_is_complete_though_the_other_breaks(tmp_path: Path) -> None:
+    async def check(world: World) -> None:
+        process = await world.start(stdin=asyncio.subprocess.DEVNULL)
+        flow = await world.flow()
+        flow.write(BULK)
+        flow.write_eof()
+        flow.reset()
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.read(), WAIT_S) == BULK
+        assert await ended(process) == (0, b"")
+
+    run(tmp_path, check)
+
+
+@pytest.mark.parametrize("data", [b"", b"all at once"])
+def test_a_peer_that_ends_at_once(tmp_path: Path, data: bytes) -> None:
+    async def check(world: World) -> None:
+        def talk(far: MemoryDuplex, _target: Target) -> None:
+            RecordingSink(far)
+            far.write(data)
+            far.write_eof()
+
+        world.router.peers["peer-b"] = talk
+        process = await world.start(stdin=asyncio.subprocess.DEVNULL)
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.read(), WAIT_S) == data
+        assert await ended(process) == (0, b"")
+
+    run(tmp_path, check)
+
+
+def test_other_programs_get_no_mark(tmp_path: Path) -> None:
+    async def check(world: World) -> None:
+        with await connect(world.path) as sock:
+            await send(sock, b"CONNECT peer-b:22 HTTP/1.1\r\nHost: peer-b:22\r\n\r\n")
+            flow = await world.flow()
+            RecordingSink(flow)
+            flow.write(b"data")
+            flow.write_eof()
+            assert (await receive_all(sock)).endswith(b"established\r\n\r\ndata")
 
     run(tmp_path, check)
 

@@ -56,6 +56,13 @@ def test_targets(line: bytes, target: Target) -> None:
     assert request is not None and request.target == target
 
 
+def test_the_end_mark_is_only_for_those_who_ask() -> None:
+    plain = HttpFront().receive(CONNECT)
+    asking = HttpFront().receive(CONNECT[:-2] + b"Pvpn-End-Mark: 1\r\n\r\n")
+    assert plain is not None and not plain.wants_end_mark
+    assert asking is not None and asking.wants_end_mark and asking.target == plain.target
+
+
 @pytest.mark.parametrize("step", [1, 9, 1000])
 def test_plain_request_is_rewritten(step: int) -> None:
     front = HttpFront()
