@@ -15,7 +15,7 @@ from typing import Protocol
 from proxy_vpn.addresses import Address
 from proxy_vpn.errors import WireError
 from proxy_vpn.keys import NetworkKey
-from proxy_vpn.mesh.admission import Admission, CookieJar
+from proxy_vpn.mesh.admission import COOKIE_LIFE_S, Admission, CookieJar
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.prober import Sent, handshake_key
 from proxy_vpn.mesh.session import Session
@@ -28,6 +28,7 @@ from proxy_vpn.wire.seal import HINT_BYTES, NONCE_BYTES, OVERHEAD_BYTES, SealKey
 
 SIZE_WAIT_S = 0.25
 SIZE_WAIT_RTTS = 2.0
+BEGUN_LIMIT = 8192
 _TO_RESPONDER, _TO_INITIATOR = b"hs>", b"hs<"
 _LARGEST = PROBE_SIZES_BYTES[-1]
 
@@ -86,6 +87,7 @@ class Dialer:
         self._admission = Admission()
         self.stopped = False
         self._own_key = handshake_key(key, identity)
+        self._begun: dict[tuple[Address, bytes], float] = {}
         self._half_open: dict[tuple[Address, bytes], tuple[Link, bytes]] = {}
         keyring.add_standing(self._standing)
 
@@ -162,6 +164,9 @@ class Dialer:
         return link
 
     def _accept(self, destination: bytes, path: Path, size: int, cookie: bytes) -> Link | None:
+        self._begun = {slot: at for slot, at in self._begun.items() if self._now() - at < 2 * COOKIE_LIFE_S}
+        if (path.remote, destination) in self._begun or len(self._begun) >= BEGUN_LIMIT:
+            return None  # a recorded handshake sent again, for as long as its cookie is good
         if self.stopped or not size or not self._admission.admits(path.remote, len(self._half_open), self._now()):
             return None
         to_initiator = SealKey(self._key.reply_key(cookie), cookie[:HINT_BYTES])
@@ -173,6 +178,7 @@ class Dialer:
         link = Link(self._engine(False, size - OVERHEAD_BYTES, destination), self._demux, session, path, seal)
         session.attach(link)
         slot = (path.remote, destination)
+        self._begun[slot] = self._now()
         self._half_open[slot] = (link, cookie)
         session.on_settled.append(lambda: self._half_open.pop(slot, None))
         return link

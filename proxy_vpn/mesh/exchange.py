@@ -15,6 +15,7 @@ from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.wire.messages import Peers
 
 RECORD_EVERY_S = 20 * 60.0
+WAITING_LIMIT_BYTES = 256 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -51,8 +52,16 @@ class Exchange:
 
     def greet(self, session: Session, peer: Peer) -> None:
         """A peer became live: tell it of us and of everybody we know."""
-        known = [other.record for other in self._roster if other.record and other is not peer]
+        known = [other.record for other in self._roster if other is not peer and self._current(other)]
         self._send(session, [self._own_record(), *known])
+
+    def _current(self, peer: Peer) -> bool:
+        """Whether we hold a record of the peer that has not expired; an expired one is forgotten."""
+        try:
+            pex.read_record(self._key, peer.record, self._unix_time())
+        except WireError:
+            peer.record = b""
+        return bool(peer.record)
 
     def receive(self, session: Session, records: list[bytes]) -> None:
         """Records from a peer: the valid and newer ones are believed and passed on."""
@@ -78,6 +87,8 @@ class Exchange:
         return pex.make_record(self._key, self._identity, self._name, self._own_addresses(), self._unix_time())
 
     def _send(self, session: Session, records: Sequence[bytes]) -> None:
+        if session.link.engine.backlog > WAITING_LIMIT_BYTES:
+            return  # its path is dead or full; the next record comes in 20 minutes
         for start in range(0, len(records), pex.RECORDS_PER_MESSAGE):
             session.send_control(Peers(list(records[start : start + pex.RECORDS_PER_MESSAGE])))
 

@@ -36,12 +36,14 @@ from proxy_vpn.wire.probe import BOOT_BYTES, SMALL_PROBE_BYTES
 from proxy_vpn.wire.seal import HINT_BYTES, SealKey
 
 TICK_S = 0.25
-BOOT_CHECK_S = 1.0
+BOOT_PROBE_S = 0.25
+BOOT_PROBES = 3
 OFFLINE_WAIT_S = 5.0
 LEFT_WAIT_S = 1.0
 RETIRE_S = 10.0
 OBSERVED_LIMIT = 8
 SEARCH_S = 60.0
+SESSIONS_LIMIT = 512
 SILENCE_S = 0.75
 SIMULTANEOUS_S = 0.05
 SIMULTANEOUS_RTTS = 2
@@ -283,6 +285,8 @@ class Mesh:
         return session
 
     def _admit(self, identity: bytes, boot: bytes) -> bool:
+        if len(self._sessions) > SESSIONS_LIMIT and self.roster.get(identity) is None:
+            return False
         return self.seeker.dialer.admission.identities.allow(identity, self._loop.time())
 
     def session_live(self, session: Session) -> None:
@@ -364,25 +368,38 @@ class Mesh:
         self._loop.call_later(1.0, close, int(RETIRE_S) - 1)
 
     def _check_boot(self, peer: Peer) -> None:
-        """The peer shows a new boot nonce: has it restarted, or is it twice there?"""
+        """The peer shows a new boot nonce: has it restarted, or is it twice there?
+
+        A probe's word for it may be a lie of another member, so the old connection is given up only if several
+        probes of its path stay unanswered and nothing else is heard of it meanwhile.
+        """
         old = self._usable(peer)
         if peer.identity in self._boot_checks or old is None or old.paths is None:
             return
-        answered: list[float] = []
-        old.paths.probe(done=answered.append)
+        began, paths = self._loop.time(), old.paths
+        paths.probe()
 
-        def decide() -> None:
-            del self._boot_checks[peer.identity]
-            if not answered:
+        def decide(probes_left: int) -> None:
+            if max(paths.heard_at, old.heard_at) > began:
+                del self._boot_checks[peer.identity]
+                self._refuse_twins(peer)
+            elif probes_left:
+                paths.probe()
+                self._boot_checks[peer.identity] = self._loop.call_later(BOOT_PROBE_S, decide, probes_left - 1)
+            else:
+                del self._boot_checks[peer.identity]
                 old.close("restarted")
-                return
+
+        self._boot_checks[peer.identity] = self._loop.call_later(BOOT_PROBE_S, decide, BOOT_PROBES)
+
+    def _refuse_twins(self, peer: Peer) -> None:
+        """The old connection lives: whoever came with another boot nonce and proved the identity is a copy."""
+        if len(peer.sessions) > 1:
             self._observer.warning(
                 f"two machines carry the identity of {peer.name} - give one of them a state directory of its own"
             )
-            for session in peer.sessions[1:]:
-                session.close("its identity is in use elsewhere", twin=True)
-
-        self._boot_checks[peer.identity] = self._loop.call_later(BOOT_CHECK_S, decide)
+        for session in peer.sessions[1:]:
+            session.close("its identity is in use elsewhere", twin=True)
 
     def _switched(self, session: Session, path: Path) -> None:
         session.link.path = path

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from proxy_vpn.errors import WireError
 from proxy_vpn.keys import NetworkKey
-from proxy_vpn.mesh.admission import CookieJar
+from proxy_vpn.mesh.admission import CookieJar, RateLimit
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.probe import TX_BYTES, Pong, Probe
@@ -25,6 +25,8 @@ CLOCK_SLACK_S = 1.0
 ODD_CLOCKS_LIMIT = 64
 REPLAY_MEMORY_S = 300.0
 REPLAYS_LIMIT = 1 << 16
+FORGET_EVERY_S = 10.0
+ANSWERS_PER_S, ANSWERS_BURST = 20.0, 100.0
 PENDING_LIMIT = 1024
 PONG_TIMEOUT_S = 3.0
 
@@ -83,6 +85,8 @@ class Prober:
         self._unix_time = unix_time
         self._pending: dict[bytes, Sent] = {}
         self._seen: dict[bytes, float] = {}
+        self._sources = RateLimit(ANSWERS_PER_S, ANSWERS_BURST)
+        self._forget_at = 0.0
         self._odd_clocks: dict[bytes, tuple[float, float]] = {}
         self._started = unix_time()
         self._own_key = probe_key(key, identity)
@@ -106,7 +110,11 @@ class Prober:
         now = self._now()
         for hint in [hint for hint, sent in self._pending.items() if now - sent.at > PONG_TIMEOUT_S]:
             self._forget(hint)
-        unix_time = self._unix_time()
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY_S
+            self._forget_seen(self._unix_time())
+
+    def _forget_seen(self, unix_time: float) -> None:
         self._seen = {tx: until for tx, until in self._seen.items() if until > unix_time}
 
     def seen(self) -> dict[bytes, float]:
@@ -156,8 +164,12 @@ class Prober:
             return
         if unix_time - self._started < CLOCK_WINDOW_S and probe.time < self._started - CLOCK_SLACK_S:
             return  # from before our start: it never arrived here, or the memory of it was lost
-        if probe.tx in self._seen or len(self._seen) >= REPLAYS_LIMIT:
+        if probe.tx in self._seen or not self._sources.allow(path.remote.ip, self._now()):
             return
+        if len(self._seen) >= REPLAYS_LIMIT:
+            self._forget_seen(unix_time)
+            if len(self._seen) >= REPLAYS_LIMIT:
+                return
         self._seen[probe.tx] = unix_time + REPLAY_MEMORY_S
         cookie = self._cookies.cookie(path.remote, probe.size_bytes, self._now())
         pong = Pong(self._identity, self._boot, cookie, path.remote, probe.size_bytes)

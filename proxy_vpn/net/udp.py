@@ -186,13 +186,14 @@ class UdpSocket:
         return True
 
     def _send_singly(self, group: Sequence[bytes], ancillary: _Ancillary, remote: Address, cause: OSError) -> None:
-        too_large = False
+        sent, too_large = 0, False
         for datagram in group:
             try:
                 self._socket.sendmsg([datagram], ancillary, 0, remote)
+                sent += 1
             except OSError as error:
                 too_large = too_large or error.errno == errno.EMSGSIZE
-        if not too_large and cause.errno != errno.EMSGSIZE:
+        if sent and not too_large and cause.errno != errno.EMSGSIZE:
             self._segmentation = False
 
     @property

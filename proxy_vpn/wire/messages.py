@@ -204,10 +204,11 @@ def split_datagram(frame: bytes) -> tuple[int, int, int, int, bytes]:
 
 
 class Reassembler:
-    """Joins the fragments of one UDP flow: complete within `WITHIN_S`, at most 16 messages pending."""
+    """Joins the fragments of one UDP flow: complete within `WITHIN_S`, at most 16 messages and 128 KiB pending."""
 
     WITHIN_S = 1.0
     PENDING_LIMIT = 16
+    PENDING_BYTES = 128 * 1024
 
     def __init__(self) -> None:
         self._pending: dict[tuple[int, int], tuple[float, dict[int, bytes]]] = {}
@@ -224,6 +225,8 @@ class Reassembler:
         parts = self._pending.setdefault(slot, (now, {}))[1]
         parts[index] = part
         if len(parts) < count:
+            while sum(len(held) for _, parts in self._pending.values() for held in parts.values()) > self.PENDING_BYTES:
+                self._pending.pop(next(iter(self._pending)))
             return None
         del self._pending[slot]
         return b"".join(parts[i] for i in range(count))
