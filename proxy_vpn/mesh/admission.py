@@ -54,7 +54,7 @@ class RateLimit:
     def allow(self, key: object, now: float) -> bool:
         """Whether one more event of this key is within its rate; it is then counted."""
         level, at = self._buckets.pop(key, (self._burst, now))
-        level = min(self._burst, level + (now - at) * self._rate)
+        level = min(self._burst, level + max(0.0, now - at) * self._rate)
         allowed = level >= 1.0
         self._buckets[key] = (level - 1.0 if allowed else level, now)
         if len(self._buckets) > TRACKED_LIMIT:

@@ -110,8 +110,9 @@ def test_a_full_message_of_the_largest_records_is_a_message_one_may_send() -> No
     assert ControlReader().feed(message)
 
 
-def test_newer_is_what_was_issued_later() -> None:
-    later = make_record(KEY, ALICE, "laptop", [], NOW + 1)
+def test_newer_is_what_was_issued_ten_seconds_later() -> None:
+    later = make_record(KEY, ALICE, "laptop", [], NOW + 10)
+    assert not newer(make_record(KEY, ALICE, "laptop", [], NOW + 9), GOOD)
     assert newer(GOOD, b"") and newer(later, GOOD)
     assert not newer(GOOD, later) and not newer(GOOD, GOOD)
     assert not newer(b"noise", GOOD)
