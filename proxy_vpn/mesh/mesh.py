@@ -45,6 +45,7 @@ OBSERVED_LIMIT = 8
 SEARCH_S = 60.0
 SESSIONS_LIMIT = 512
 SILENCE_S = 0.75
+FIRST_PROBE_S = 0.5
 SIMULTANEOUS_S = 0.05
 SIMULTANEOUS_RTTS = 2
 
@@ -209,6 +210,9 @@ class Mesh:
         if session.paths is None:
             return
         session.link.keep()
+        if session.paths.rtt_s is None and self._loop.time() - session.live_at > FIRST_PROBE_S:
+            # Not at once: the other side may not be live yet, and a probe that it never took could be sent it again.
+            session.paths.check()
         if session.link.silence_s(session.paths.heard_at) > SILENCE_S and session.member is not None:
             # Dead, away or restarted: a path probe tells the first two apart, a PONG's boot nonce the third.
             session.paths.check()
@@ -314,7 +318,6 @@ class Mesh:
             on_switch=lambda path: self._switched(session, path),
             on_return=lambda: session.link.kick(),
         )
-        session.paths.probe()
         session.streams.path_rtt_s = lambda: None if session.paths is None else session.paths.rtt_s
         old = self._usable(peer)
         session.live_at = self._loop.time()
