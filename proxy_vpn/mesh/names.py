@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from ipaddress import ip_address
 
 from proxy_vpn.addresses import NETWORK_SUFFIX, Target, valid_name
 from proxy_vpn.errors import FlowError, Status
@@ -91,11 +90,7 @@ class Router:
 
     def _worth_waiting(self, host: str) -> bool:
         name = host.lower().rstrip(".")
-        return (
-            self._starting()
-            and name not in _NEVER_PEERS
-            and (name.endswith(NETWORK_SUFFIX) or (valid_name(name) and not _is_ip(name)))
-        )
+        return self._starting() and name not in _NEVER_PEERS and (name.endswith(NETWORK_SUFFIX) or valid_name(name))
 
     async def open_tcp(self, target: Target) -> Flow | None:
         """A TCP flow to a peer; None if the host is no peer's. Raises FlowError."""
@@ -106,11 +101,3 @@ class Router:
         """A UDP flow to a peer; None if the host is no peer's. Raises FlowError."""
         found = await self.resolve(target.host)
         return None if found is None else await found[0].open_udp(found[1], target.port)
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -21,6 +21,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from proxy_vpn.addresses import Address
+from proxy_vpn.config import DHT_ROUTERS
 from proxy_vpn.dht import saved as memory
 from proxy_vpn.dht.events import Announced, Event, ExternalAddress, LookupDone, PeersFound
 from proxy_vpn.dht.ids import family_of
@@ -30,14 +31,7 @@ from proxy_vpn.wire.krpc import NodeInfo
 
 __all__ = ["DEFAULT_BOOTSTRAP", "Dht", "DhtStatus", "RendezvousHandle", "Urgency"]
 
-DEFAULT_BOOTSTRAP: tuple[tuple[str, int], ...] = (
-    ("router.bittorrent.com", 6881),
-    ("router.utorrent.com", 6881),
-    ("dht.transmissionbt.com", 6881),
-    ("dht.libtorrent.org", 25401),
-    ("dht.aelitis.com", 6881),
-    ("router.silotis.us", 6881),
-)
+DEFAULT_BOOTSTRAP: tuple[tuple[str, int], ...] = tuple((router.host, router.port) for router in DHT_ROUTERS)
 RESOLVE_FIRST_S = 5.0
 RESOLVE_MAX_S = 300.0
 RESOLVED_MAX = 8
