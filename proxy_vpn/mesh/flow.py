@@ -214,11 +214,11 @@ class Flow:
             return self._send_offset < self._send_limit
         return self._eof_wanted and not self._eof_sent
 
-    def pump(self) -> None:
-        """Move one chunk of pending bytes, or the end, into the engine."""
+    def pump(self, room: int) -> None:
+        """Move one chunk of at most `room` pending bytes, or the end, into the engine."""
         if self._pending:
             chunk = self._pending.popleft()
-            room = self._send_limit - self._send_offset
+            room = min(room, self._send_limit - self._send_offset)
             if len(chunk) > room:
                 self._pending.appendleft(chunk[room:])
                 chunk = chunk[:room]

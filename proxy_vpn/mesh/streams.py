@@ -17,7 +17,7 @@ from proxy_vpn.mesh.datagrams import DatagramSender
 from proxy_vpn.mesh.flow import CHUNK_BYTES, RESET_CODE, Budget, Flow, UdpFlow
 from proxy_vpn.mesh.openings import Head, Incoming, IncomingTcp, IncomingUdp, Opening, refusal
 from proxy_vpn.net.engine import StreamsExhausted
-from proxy_vpn.net.quic import BACKLOG_BYTES, Link
+from proxy_vpn.net.quic import Link
 from proxy_vpn.wire import messages
 
 OPEN_TIMEOUT_S = 15.0
@@ -27,7 +27,7 @@ FLOWS_LIMIT = 1024
 OVERRUNS_LIMIT = 3
 ENDED_REMEMBERED = 4096
 SMALL_WRITE_BYTES = 4096
-SMALL_BACKLOG_BYTES = 512 * 1024
+SMALL_BACKLOG_BYTES = 16 * 1024
 _AnyFlow = TypeVar("_AnyFlow", Flow, UdpFlow)
 _Stream = Flow | UdpFlow | Incoming | Opening[Flow] | Opening[UdpFlow] | Head
 
@@ -84,8 +84,10 @@ class Streams:
         return self._loop.time()
 
     def has_room(self, size: int) -> bool:
-        limit = SMALL_BACKLOG_BYTES if size <= SMALL_WRITE_BYTES else BACKLOG_BYTES
-        return self.link.engine.backlog < limit and not self.link.closed
+        if self.link.closed:
+            return False
+        room = self.link.engine.room
+        return room >= size or (size <= SMALL_WRITE_BYTES and room > -SMALL_BACKLOG_BYTES)
 
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if self.link.closed:
@@ -283,11 +285,12 @@ class Streams:
 
     def pump(self) -> None:
         """Give the engine one more chunk, of the flow whose turn it is."""
-        if self._ready and self.has_room(CHUNK_BYTES):
+        room = min(self.link.engine.room, CHUNK_BYTES) if self._ready and not self.link.closed else 0
+        if room > 0:
             flow = next(iter(self._ready))
             del self._ready[flow]
             if flow.ready:
-                flow.pump()
+                flow.pump(room)
                 if flow.ready:
                     self._ready[flow] = None
 

@@ -23,6 +23,9 @@ IDLE_TIMEOUT_S = 60.0
 MAX_DATA_BYTES = 64 << 20
 MAX_STREAM_DATA_BYTES = 32 << 20
 DATAGRAM_FRAME_BYTES = 65535
+BACKLOG_BYTES = 64 * 1024
+ROOM_LIMIT_BYTES = 1 << 20
+ROOM_LEAST_BYTES = 1024
 PEER_ADDRESS = ("192.0.2.1", 4433)
 LONG_HEADER_BIT = 0x80
 
@@ -92,7 +95,7 @@ class Engine(ABC):
         True if one of them was authentic and new: neither forged nor sent again by somebody else.
         """
 
-    def deliver(self, handler: EngineHandler) -> None:
+    def deliver(self, handler: EngineHandler, now: float) -> None:
         """Report what happened since the last call."""
         next_event = self._quic.next_event
         while (event := next_event()) is not None:
@@ -164,6 +167,11 @@ class Engine(ABC):
         """Stream bytes queued and never sent yet."""
 
     @property
+    def room(self) -> int:
+        """How many more bytes of stream data may be queued now; below 0 if more are than can leave soon."""
+        return room_within(ROOM_LIMIT_BYTES, self.backlog)
+
+    @property
     @abstractmethod
     def unacknowledged(self) -> int:
         """Bytes queued or in flight: 0 once all that was sent has arrived."""
@@ -184,6 +192,12 @@ class Engine(ABC):
     def update_keys(self) -> None:
         """Begin a key update (RFC 9001, section 6)."""
         self._quic.request_key_update()
+
+
+def room_within(limit: int, backlog: int) -> int:
+    """`Engine.room` while at most `limit` bytes may be unsent and `backlog` are: one large write, then no more."""
+    room = limit - backlog
+    return min(room, 0) if backlog >= BACKLOG_BYTES or room < ROOM_LEAST_BYTES else room
 
 
 _REPORTS: dict[str, Callable[[EngineHandler, Any], None]] = {

@@ -3,6 +3,12 @@
 What is absorbed here (each was reproduced): its core's constructor takes the peer's address as not validated
 (an aioquic client then makes it raise); it allows 100 streams; half of its send cost is logging that runs
 without a logger; its datagram size can be lowered in place only through the transport parameters.
+
+Worst, it takes frames of up to 16 streams at once from their queues and puts aside what no packet had room for while
+the congestion window was full. While some are aside, reporting that their stream has finished makes it forget the
+stream, and sending them then breaks the connection or loses the ends of others; and it sends no acknowledgements, so
+that two such ends wait for each other. So its events are held back while frames may be aside, and stream data is
+given to it only as the window has room (`room`).
 """
 
 from __future__ import annotations
@@ -15,16 +21,25 @@ from qh3.quic.connection import QuicConnection
 from qh3.quic.packet import pull_quic_transport_parameters, push_quic_transport_parameters
 from qh3.quic.tls_bridge import QuicTlsBridge
 
-from proxy_vpn.net.engine import PEER_ADDRESS, STREAMS_LIMIT, Engine, configure
+from proxy_vpn.net.engine import (
+    PEER_ADDRESS,
+    STREAMS_LIMIT,
+    Engine,
+    EngineHandler,
+    configure,
+    room_within,
+)
 from proxy_vpn.net.tls import SecretsLog, certificate
 
 _QUIC_V1 = 1
 _ACCEPTED = 2  # of the core's report: (datagrams, bytes, accepted, duplicates, dropped, ...)
 _DATAGRAM_OVERHEAD_BYTES = 30
+_STREAM_OVERHEAD_BYTES = 64
 _ACK_DELAY_EXPONENT = 3
 _MAX_ACK_DELAY_S = 0.025
 _UNI_STREAMS_LIMIT = 0
 _TRANSPORT_PARAMETERS_BYTES = 4096
+_UNPACED_TIMERS = ("idle", "loss_detection")  # the earliest timer: so the pacer holds nothing back
 
 
 class _Bridge(QuicTlsBridge):
@@ -37,6 +52,41 @@ class _Bridge(QuicTlsBridge):
         buffer = Buffer(capacity=_TRANSPORT_PARAMETERS_BYTES)
         push_quic_transport_parameters(buffer, parameters)
         return bytes(buffer.data)
+
+
+class _Frames:
+    """Whether the core may have put frames aside.
+
+    It takes them from streams only when polled with room for a datagram in the congestion window or with a probe due,
+    and sends what it holds as long as there is room. So none is aside after polls that ended with room, nor if no
+    stream had anything to send, or to send again, since.
+    """
+
+    def __init__(self, core: Any) -> None:
+        self.aside = False
+        self._core = core
+        self._work = False
+        self._lost = (0, 0)
+
+    def added(self) -> None:
+        """A stream has something to send."""
+        self._work = True
+
+    def polling(self) -> None:
+        """The core is about to be polled."""
+        lost = (self._core.loss_total, self._core.pto_total)
+        if lost != self._lost:
+            self._lost = lost
+            self._work = True
+
+    def polled(self, size: int) -> None:
+        """The core has no more to send now, in datagrams of `size` bytes."""
+        if not self._work:
+            return
+        core = self._core
+        self.aside = core.congestion_window < core.bytes_in_flight + size and core.state == "connected"
+        if not self.aside and core.get_timer()[0] in _UNPACED_TIMERS and not core.get_send_buffer_size(None):
+            self._work = False
 
 
 class _Connection(QuicConnection):
@@ -76,6 +126,8 @@ class _Connection(QuicConnection):
         )
         self._applied_transport_parameters = None
         self._pre_handshake_state_replayed = False
+        self.frames = _Frames(self._core)
+        self.size: int = configuration.max_datagram_size
 
     def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
         self._tls = _Bridge(
@@ -103,10 +155,23 @@ class _Connection(QuicConnection):
     def _log_packets(self, event: str, data: bytes) -> None:
         pass
 
+    def _drain_core(self) -> None:
+        if not self._handshake_complete or not self.frames.aside:
+            super()._drain_core()
+
+    def drain(self, now: float) -> list[bytes]:
+        """Take the core's events as soon as that is safe; the datagrams that had to be sent before."""
+        if self._core is None or not self.frames.aside:
+            return []
+        datagrams = self.poll(now)
+        self._drain_core()
+        return datagrams
+
     def lower_size(self, size: int) -> None:
         """Re-apply the peer's transport parameters as if it accepted at most `size`."""
         parameters: Any = (*self.peer_parameters[:-1], size)
         self._require_core().apply_peer_transport_parameters(*parameters)
+        self.size = size
 
     def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> bool:
         """GRO buffers go to the native core whole; True if it accepted a packet."""
@@ -123,6 +188,11 @@ class _Connection(QuicConnection):
         return None if self._core is None else self._core.smoothed_rtt
 
     @property
+    def window(self) -> int:
+        """How much more the congestion window lets out now."""
+        return 0 if self._core is None else self._core.congestion_window - self._core.bytes_in_flight
+
+    @property
     def in_flight(self) -> int:
         return 0 if self._core is None else self._core.bytes_in_flight
 
@@ -132,8 +202,10 @@ class _Connection(QuicConnection):
             return []
         poll = self._core.poll_transmit
         datagrams = []
+        self.frames.polling()
         while (transmit := poll(now)) is not None:
             datagrams.append(transmit[0])
+        self.frames.polled(self.size)
         return datagrams
 
 
@@ -154,6 +226,7 @@ class Qh3Engine(Engine):
         )
         super().__init__(quic, secrets)
         self._size = size
+        self._drained: list[bytes] = []
 
     def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
         if self._quic.is_established:
@@ -163,9 +236,26 @@ class Qh3Engine(Engine):
             self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
         return False
 
+    def deliver(self, handler: EngineHandler, now: float) -> None:
+        self._drained += self._quic.drain(now)
+        super().deliver(handler, now)
+
     def transmit(self, now: float) -> list[bytes]:
+        drained, self._drained = self._drained, []
         datagrams: list[bytes] = self._quic.poll(now)
-        return datagrams
+        return drained + datagrams
+
+    def send(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> None:
+        self._quic.frames.added()
+        super().send(stream_id, data, end)
+
+    def abort(self, stream_id: int, code: int) -> None:
+        self._quic.frames.added()
+        super().abort(stream_id, code)
+
+    def refuse(self, stream_id: int, code: int) -> None:
+        self._quic.frames.added()
+        super().refuse(stream_id, code)
 
     @property
     def _streams_allowed(self) -> int:
@@ -180,6 +270,12 @@ class Qh3Engine(Engine):
     def backlog(self) -> int:
         size: int = self._quic.get_send_buffer_size()
         return size
+
+    @property
+    def room(self) -> int:
+        # One datagram less than the window has room for: then it never ends full, and nothing is put aside.
+        window: int = (self._quic.window - self._size) * (self._size - _STREAM_OVERHEAD_BYTES) // self._size
+        return room_within(window, self.backlog)
 
     @property
     def unacknowledged(self) -> int:

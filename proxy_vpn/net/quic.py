@@ -21,7 +21,6 @@ from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import LONG_HEADER_BIT, Engine, EngineHandler
 from proxy_vpn.net.udp import Path
 
-BACKLOG_BYTES = 64 * 1024
 KEY_UPDATE_PACKETS = 1 << 22
 KEEPALIVE_S = 20.0
 PROBE_TIMEOUT_LIMIT_S = 20.0
@@ -40,7 +39,7 @@ class LinkHandler(EngineHandler, Protocol):
     """Who uses the connection: the engine's reports, room for more data, and the end."""
 
     def room_available(self) -> None:
-        """The engine's backlog is below the limit: give it one more chunk (called after every send)."""
+        """The engine has room for stream data: give it one more chunk (called after every send)."""
 
     def path_heard(self, path: Path) -> None:
         """An authentic new datagram of this connection came from another `path` than the current one."""
@@ -133,12 +132,12 @@ class Link:
             self._settling = False
 
     def _settle(self) -> None:
-        self.engine.deliver(self._handler)
+        self.engine.deliver(self._handler, self._loop.time())
         for _ in range(SEND_ROUNDS_LIMIT):
             if self._closed:
                 return
             sent = self._send()
-            if self._closed or self.engine.backlog >= BACKLOG_BYTES or not self._can_send():
+            if self._closed or self.engine.room <= 0 or not self._can_send():
                 break
             before = self.engine.backlog
             self._handler.room_available()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowLost
 from proxy_vpn.mesh.flow import (
+    CHUNK_BYTES,
     FLOW_WINDOW_LIMIT_BYTES,
     IMPLIED_CREDIT_BYTES,
     PEER_GROWTH_LIMIT_BYTES,
@@ -77,7 +78,7 @@ class FakeCarrier:
         while self.ready:
             flow = self.ready.pop(0)
             while flow.ready:
-                flow.pump()
+                flow.pump(CHUNK_BYTES)
 
 
 class Sink:

@@ -292,7 +292,7 @@ def test_segments_laid_end_to_end_are_taken_apart(client: str, server: str) -> N
     stream_id = pair.client.engine.open_stream()
     data = random.Random(1).randbytes(9000)
     pair.client.engine.send(stream_id, data)
-    pair.run_for(0.001)
+    pair.run_for(0.005)
     size = len(held[0])
     full = [datagram for datagram in held if len(datagram) == size]
     last = [datagram for datagram in held if len(datagram) != size][-1:]
@@ -326,7 +326,7 @@ def test_hostile_bytes_to_a_handshaking_engine_raise_at_most(client: str, server
         with suppress(Exception):
             end.engine.receive(datagram, len(datagram), pair.now)
         with suppress(Exception):
-            end.engine.deliver(end.handler)
+            end.engine.deliver(end.handler, pair.now)
     with suppress(Exception):
         end.engine.transmit(pair.now)
     end.engine.timer()
