@@ -23,6 +23,10 @@ _FORWARD_PATTERN = re.compile(
 )
 
 
+RELAY_PREFIX = "100::"
+"""The discard-only prefix 100::/64 (RFC 6666): no host has such an address, so ours stand for ways through a relay."""
+
+
 class Scope(IntEnum):
     """How far an IP address reaches; a larger value reaches further."""
 
@@ -53,6 +57,11 @@ class Address(NamedTuple):
         if ip.is_link_local:
             return Scope.LINK
         return Scope.GLOBAL if ip.is_global else Scope.PRIVATE
+
+    @property
+    def relayed(self) -> bool:
+        """Whether this stands for a way through another member, not for a place on the network."""
+        return self.ip.startswith(RELAY_PREFIX)
 
     @property
     def is_unicast(self) -> bool:

@@ -90,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     forwards: tuple[ForwardSpec, ...] = ()
     expose: Expose = Expose()
     direct: bool = True
+    relay: bool = True
     listen: tuple[Address, ...] = ()
     peers: tuple[Target, ...] = ()
     dht: bool = True

@@ -171,7 +171,7 @@ def ping(context: click.Context, peer: str, count: int, until_direct: bool, net:
             time.sleep(PING_INTERVAL_S)
         path = _ping_once(ask, peer, net, last=number == count - 1 and not answered)
         answered = answered or bool(path)
-        if until_direct and path.startswith("direct"):
+        if until_direct and path and not path.startswith("relay"):
             return
     if until_direct:
         raise ControlError(f"the path to {peer!a} is not direct", "see 'pvpn status'")

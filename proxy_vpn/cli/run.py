@@ -37,6 +37,7 @@ class _KeyFiles(click.Path):
 @option(
     "--expose", multiple=True, metavar="SPEC", help="Let peers reach 8000 or 9000-9010; none: nothing else; all: all."
 )
+@option("--no-relay", is_flag=True, help="Carry nothing between other members that can't reach each other.")
 @option("--no-direct", is_flag=True, help="Refuse names that are no peer's, instead of going there directly.")
 @option("--listen", multiple=True, metavar="[ADDR:]PORT", help="The UDP endpoint; a port chosen once, unless given.")
 @option("--peer", "peers", multiple=True, metavar="HOST:PORT", help="Look for a peer here first.")
@@ -82,6 +83,7 @@ def settings(
     http: tuple[str, ...] = (),
     forwards: tuple[str, ...] = (),
     expose: tuple[str, ...] = (),
+    no_relay: bool = False,
     no_direct: bool = False,
     listen: tuple[str, ...] = (),
     peers: tuple[str, ...] = (),
@@ -104,6 +106,7 @@ def settings(
         forwards=tuple(ForwardSpec.parse(text) for text in forwards),
         expose=_expose(expose),
         direct=not no_direct,
+        relay=not no_relay,
         listen=tuple(address for text in listen for address in config.parse_listen(text)),
         peers=tuple(Target.parse(text, _PEER_EXAMPLE) for text in peers),
         dht=not no_dht,

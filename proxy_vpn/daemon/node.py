@@ -149,6 +149,7 @@ class Node:
     def _add_mesh(self, key: NetworkKey, world: World) -> None:
         state = self.state.network(key.network_id)
         mesh = Mesh(key, state.identity(), self.settings.name, world, self)
+        mesh.relay.enabled = self.settings.relay
         self.meshes.append(mesh)
         self._states[mesh] = state
         self._stack.push_async_callback(self._stop_mesh, mesh)
@@ -285,7 +286,9 @@ class Node:
         self._dirty.set()
         self.router.peer_arrived()
         if self._console:
-            self._console.peer_came(peer.network, peer.name, f"direct {session.link.path}", took_s)
+            mesh = next(mesh for mesh in self.meshes if mesh.roster.get(peer.identity) is peer)
+            path = mesh.describe(session.link.path) if session.link.path else ""
+            self._console.peer_came(peer.network, peer.name, path, took_s)
 
     def peer_lost(self, peer: Peer, reason: str) -> None:
         """A peer went."""
@@ -328,7 +331,7 @@ class Node:
     async def ping(self, name: str, net: str) -> PingReply:
         mesh, peer = self._find(name, net)
         rtt_s, path = await mesh.ping(peer)
-        return PingReply(peer=peer.name, network=mesh.key.name, rtt_ms=rtt_s * 1e3, path=f"direct {path}")
+        return PingReply(peer=peer.name, network=mesh.key.name, rtt_ms=rtt_s * 1e3, path=mesh.describe(path))
 
     async def add_forward(self, spec: ForwardSpec, *, held: bool) -> ForwardSpec:
         network = spec.target.host.removesuffix(".pvpn").partition(".")[2]

@@ -77,7 +77,7 @@ def _peer(mesh: Mesh, peer: Peer) -> PeerStatus:
         sent += open_session.link.sent_bytes
         received += open_session.link.received_bytes
     if live and session is not None and session.paths is not None:
-        path = f"direct {session.paths.current}"
+        path = mesh.describe(session.paths.current)
         rtt_ms = None if session.paths.rtt_s is None else session.paths.rtt_s * 1e3
     theirs = session.theirs if session is not None else None
     return PeerStatus(

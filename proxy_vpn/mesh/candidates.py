@@ -35,9 +35,11 @@ class Source(IntEnum):
 
     USER = 0
     MEMORY = 1
-    PROBE = 2
-    EXCHANGE = 3
-    DHT = 4
+    LAN = 2
+    PROBE = 3
+    EXCHANGE = 4
+    DHT = 5
+    RELAY = 6
 
 
 @dataclass(slots=True)
@@ -72,7 +74,7 @@ class CandidateBook:
         """Note an address; `scope` is its source's: nothing narrower is believed. True if it is new or due again."""
         if not address.is_unicast or self._own.get(address, 0.0) > now or address.scope < scope:
             return False
-        if source is Source.DHT and address.port < 1024:
+        if (source is Source.DHT and address.port < 1024) or address.relayed is not (source is Source.RELAY):
             return False
         known = self._book.get((address, identity))
         if known is not None:

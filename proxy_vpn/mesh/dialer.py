@@ -30,7 +30,6 @@ SIZE_WAIT_S = 0.25
 SIZE_WAIT_RTTS = 2.0
 BEGUN_LIMIT = 8192
 _TO_RESPONDER, _TO_INITIATOR = b"hs>", b"hs<"
-_LARGEST = PROBE_SIZES_BYTES[-1]
 
 
 class SessionMaker(Protocol):
@@ -43,6 +42,8 @@ class Dial:
     """One attempt to reach a peer: sizes are measured, then the handshake begins on the same path."""
 
     def __init__(self, identity: bytes, path: Path, now: float, rtt_s: float) -> None:
+        # What a relay carries is split if it is large: the smallest size is the one that is not.
+        self.sizes = PROBE_SIZES_BYTES[:1] if path.remote.relayed else PROBE_SIZES_BYTES
         self.identity = identity
         self.path = path
         self.started = now
@@ -57,7 +58,7 @@ class Dial:
 
     def ready(self, now: float) -> bool:
         """Whether the handshake may begin: the largest size is proven, or no more is to be expected."""
-        return _LARGEST in self.cookies or (bool(self.cookies) and now >= self.deadline)
+        return self.sizes[-1] in self.cookies or (bool(self.cookies) and now >= self.deadline)
 
 
 class Dialer:

@@ -19,19 +19,22 @@ from proxy_vpn.addresses import Address, Scope, Target
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.keys import Identity, NetworkKey
 from proxy_vpn.mesh.candidates import Source
+from proxy_vpn.mesh.detours import Detours
 from proxy_vpn.mesh.exchange import Exchange
 from proxy_vpn.mesh.flow import PEER_GROWTH_LIMIT_BYTES, Budget, Flow, UdpFlow
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.openings import Incoming
-from proxy_vpn.mesh.paths import PathMonitor
+from proxy_vpn.mesh.paths import Kind, PathMonitor, kind_of
+from proxy_vpn.mesh.relay import Relay
 from proxy_vpn.mesh.roster import Peer, Roster
 from proxy_vpn.mesh.seeker import Seeker
 from proxy_vpn.mesh.session import Session, State
+from proxy_vpn.mesh.tunnels import TunnelNumbers, Tunnels
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import EngineFactory
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.membership import Initiator, Responder
-from proxy_vpn.wire.messages import Welcome
+from proxy_vpn.wire.messages import RelayMessage, Welcome
 from proxy_vpn.wire.probe import BOOT_BYTES, SMALL_PROBE_BYTES
 from proxy_vpn.wire.seal import HINT_BYTES, SealKey
 
@@ -116,6 +119,15 @@ class Mesh:
             unix_time=world.unix_time,
         )
         self._sessions: set[Session] = set()
+        numbers = self._numbers = TunnelNumbers()
+        self.relay = Relay(numbers, self.live_session)
+        self.tunnels = Tunnels(
+            world.demux,
+            numbers,
+            on_tunnel=lambda device, address: self.seeker.found(address, Source.RELAY, identity=device),
+            on_refused=lambda relay, device, reason: self.detours.refused(relay, device, reason),
+        )
+        self.detours = Detours(self.roster, self.tunnels, self.seeker.want, self.live_session)
         self._boot_checks: dict[bytes, asyncio.TimerHandle] = {}
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._observed: dict[Address, None] = {}
@@ -204,6 +216,7 @@ class Mesh:
         self.seeker.tick()
         for session in tuple(self._sessions):
             self._watch(session)
+        self.detours.tick(self._sessions)
         self._exchange.tick(self._loop.time())
 
     def _watch(self, session: Session) -> None:
@@ -245,7 +258,7 @@ class Mesh:
 
     def observed_as(self, address: Address) -> None:
         """Somebody sees us under this address: other members may reach us there."""
-        if address.scope is Scope.LOOPBACK:
+        if address.scope is Scope.LOOPBACK or address.relayed:
             return
         self._observed.pop(address, None)
         self._observed[address] = None
@@ -262,6 +275,24 @@ class Mesh:
     def peers_received(self, session: Session, records: list[bytes]) -> None:
         """Peer exchange from a peer."""
         self._exchange.receive(session, records)
+
+    def relay_received(self, session: Session, message: RelayMessage) -> None:
+        """A peer's word about a tunnel: one of ours, or one that goes through us."""
+        if not self.tunnels.handle(session, message):
+            self.relay.handle(session, message)
+
+    def relayed_received(self, session: Session, frame: bytes) -> None:
+        """A DATAGRAM frame of a tunnel, ours or another's."""
+        if not self.tunnels.frame(session, frame):
+            self.relay.frame(session, frame)
+
+    def describe(self, path: Path) -> str:
+        """A path as users read it: `lan 192.168.1.2:41641`, `direct ...`, `relay via peer-c`."""
+        kind = kind_of(path)
+        if kind is not Kind.RELAY:
+            return f"{kind} {path}"
+        relay = self.tunnels.relay_of(path.remote)
+        return f"{kind} via {relay.peer_name}" if relay else str(kind)
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
@@ -340,7 +371,8 @@ class Mesh:
     def _take(self, peer: Peer, session: Session) -> None:
         peer.sessions.insert(0, session)
         assert session.link.path is not None
-        peer.remember(session.link.path.remote)
+        if not session.link.path.remote.relayed:
+            peer.remember(session.link.path.remote)
         peer.last_seen = self._world.unix_time()
         peer.since = peer.last_seen
         peer.left = False
@@ -411,6 +443,9 @@ class Mesh:
     def session_closed(self, session: Session, reason: str) -> None:
         """A session ended, live or not."""
         self._sessions.discard(session)
+        self.tunnels.session_gone(session)
+        self.relay.session_gone(session)
+        self._numbers.forget(session)
         self.seeker.session_closed(session)
         if session.twin and session.member is not None:
             self.seeker.pause(session.member.identity)

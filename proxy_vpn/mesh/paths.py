@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import ip_address
 
-from proxy_vpn.addresses import Address
+from proxy_vpn.addresses import Address, Scope
 from proxy_vpn.errors import WireError
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.net.udp import Path
@@ -29,6 +31,13 @@ ANSWER_WAIT_S = 0.3
 RACE_INTERVAL_S = 1.0
 ELSEWHERE_INTERVAL_S = 1.0
 PATHS_LIMIT = 16
+OTHERS_INTERVAL_S = 60.0
+UPGRADE_INTERVAL_S = 10.0
+OTHERS_LIMIT = 4
+BETTER_ANSWERS = 2
+FASTER_ANSWERS = 3
+FASTER_FRACTION = 0.6
+FASTER_BY_S = 0.002
 PENDING_LIMIT = 64
 COUNTER_BYTES = 8
 REORDER_WINDOW = 32
@@ -105,6 +114,8 @@ class PathMonitor:
         self._unanswered = 0
         self._waiting: bytes | None = None
         self._next_probe = now() + BUSY_INTERVAL_S
+        self._next_others = now() + UPGRADE_INTERVAL_S
+        self._better: dict[Path, int] = {}
         keyring.add_index(own_index, self._receive)
 
     def close(self) -> None:
@@ -120,6 +131,12 @@ class PathMonitor:
         for path in paths:
             if len(self._paths) < PATHS_LIMIT:
                 self._paths.setdefault(path)
+
+    def offer(self, path: Path) -> None:
+        """The peer was found there too: use it at once if it is of a better kind."""
+        self.add([path])
+        if kind_of(path) < kind_of(self.current):
+            self.probe(path)
 
     def probe(self, path: Path | None = None, done: Callable[[float], None] | None = None) -> None:
         """Probe one path (the current one by default); `done` hears the round trip in seconds."""
@@ -169,7 +186,17 @@ class PathMonitor:
             else:
                 self._next_probe = now + (BUSY_INTERVAL_S if busy else IDLE_INTERVAL_S)
                 self.probe()
+        if now >= self._next_others and not self.suspect:
+            self._look_for_better(now)
         return True
+
+    def _look_for_better(self, now: float) -> None:
+        """Probe other paths now and then, of the kinds that could replace the current one."""
+        kind = kind_of(self.current)
+        self._next_others = now + (UPGRADE_INTERVAL_S if kind is Kind.RELAY else OTHERS_INTERVAL_S)
+        others = [path for path in self._paths if path != self.current and kind_of(path) <= kind]
+        for path in sorted(others, key=kind_of)[:OTHERS_LIMIT]:
+            self.probe(path)
 
     def check(self) -> None:
         """Something is odd (a silence): probe the current path now, unless an answer is awaited already."""
@@ -212,13 +239,50 @@ class PathMonitor:
             if came_back:
                 self._on_return()
             self.rtt_s = rtt_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * rtt_s
-        elif self.suspect:
+        elif self.suspect or self._is_better(path, rtt_s):
             self._unanswered = 0
+            self._better.clear()
+            self._waiting = None
             self.rtt_s = rtt_s
             self.current = path
             self.add([path])
             self._proven &= set(self._paths)
             self._on_switch(path)
+
+    def _is_better(self, path: Path, rtt_s: float) -> bool:
+        """Whether a path has earned to replace the current one: of a better kind, or much faster, again and again."""
+        ours, theirs = kind_of(self.current), kind_of(path)
+        faster = self.rtt_s is not None and rtt_s < FASTER_FRACTION * self.rtt_s - FASTER_BY_S
+        if theirs > ours or (theirs == ours and not faster):
+            self._better.pop(path, None)
+            return False
+        count = self._better[path] = self._better.get(path, 0) + 1
+        if count >= (BETTER_ANSWERS if theirs < ours else FASTER_ANSWERS):
+            return True
+        self.probe(path)
+        return False
+
+
+class Kind(IntEnum):
+    """What a path leads through; a smaller value is a better one."""
+
+    LAN = 0
+    DIRECT = 1
+    RELAY = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+def kind_of(path: Path) -> Kind:
+    """The kind of a path: on a LAN both addresses are private, and alike to 16 bits (IPv6: 64)."""
+    if path.remote.relayed:
+        return Kind.RELAY
+    if not path.local or path.remote.scope is Scope.GLOBAL:
+        return Kind.DIRECT
+    ours, theirs = ip_address(path.local), ip_address(path.remote.ip)
+    size = 2 if theirs.version == 4 else 8
+    return Kind.LAN if ours.packed[:size] == theirs.packed[:size] else Kind.DIRECT
 
 
 def _same(one: Path, other: Path) -> bool:

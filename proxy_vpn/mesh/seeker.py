@@ -159,7 +159,8 @@ class Seeker:
         if self._owner.live_session(sender) is not None:
             self._owner.boot_seen(sender, boot)
         else:
-            self.found(path.remote, Source.PROBE, identity=sender)
+            source = Source.RELAY if path.remote.relayed else Source.PROBE
+            self.found(path.remote, source, identity=sender)
 
     def own_address_found(self, sent: Sent) -> None:
         """A probe of ours came back to us."""
@@ -176,7 +177,7 @@ class Seeker:
         session = self._owner.live_session(pong.responder)
         if session is not None and self._owner.boot_seen(pong.responder, pong.boot):
             if session.paths is not None:
-                session.paths.add([path])
+                session.paths.offer(path)
         elif dial is None and sent.size_bytes == SMALL_PROBE_BYTES:
             self._start_dial(pong.responder, path, rtt_s)
 
@@ -188,7 +189,7 @@ class Seeker:
         live = self._owner.live_addresses()
         for candidate in self.book.due(self._now()):
             session = self._owner.live_session(candidate.identity) if candidate.identity else None
-            settled = session is not None and not (session.paths is not None and session.paths.suspect)
+            settled = session is not None and session.settled
             if not settled and candidate.address not in live:
                 self.prober.probe(Path("", 0, candidate.address), candidate.identity, SMALL_PROBE_BYTES)
 
@@ -198,7 +199,7 @@ class Seeker:
             return
         self._dials[identity] = Dial(identity, path, now, rtt_s)
         _log.info("%s: dialling device %s at %s", self._network, short_id(identity), path)
-        for size in PROBE_SIZES_BYTES:
+        for size in self._dials[identity].sizes:
             self.prober.probe(path, identity, size)
 
     def _advance(self, dial: Dial) -> None:

@@ -66,6 +66,10 @@ class Owner(Protocol):
 
     def peers_received(self, session: Session, records: list[bytes]) -> None: ...
 
+    def relay_received(self, session: Session, message: messages.RelayMessage) -> None: ...
+
+    def relayed_received(self, session: Session, frame: bytes) -> None: ...
+
 
 Prover = Initiator | Responder
 
@@ -125,6 +129,16 @@ class Session:
     def is_open(self) -> bool:
         """Whether streams can still be answered."""
         return self.state in (State.LIVE, State.CLOSING)
+
+    @property
+    def relayed(self) -> bool:
+        """Whether it goes through another member now."""
+        return self.paths is not None and self.paths.current.remote.relayed
+
+    @property
+    def settled(self) -> bool:
+        """Whether no better path is needed than the one in use."""
+        return self.paths is None or not (self.paths.suspect or self.relayed)
 
     def introduce(self, peer_name: str) -> None:
         """What we call the peer."""
@@ -201,7 +215,11 @@ class Session:
 
     def datagram_received(self, data: bytes) -> None:
         self.heard_at = self.link.received_at
-        if self.is_open:
+        if not self.is_open:
+            return
+        if messages.is_relayed(data):
+            self._owner.relayed_received(self, data)
+        else:
             self.streams.datagram(data, self.heard_at)
 
     def ping_acknowledged(self, number: int) -> None:
@@ -294,6 +312,15 @@ class Session:
                 self.streams.credit(message.limits)
             case messages.Peers():
                 self._owner.peers_received(self, message.records)
+            case (
+                messages.RelayOpen()
+                | messages.RelayAccepted()
+                | messages.RelayRefused()
+                | messages.RelayIncoming()
+                | messages.RelayClose()
+            ):
+                if self.is_open:
+                    self._owner.relay_received(self, message)
             case messages.Bye():
                 if self.state is State.LIVE:
                     self.state = State.CLOSING

@@ -42,6 +42,7 @@ class Demultiplexer:
         self.links: dict[bytes, LinkReceiver] = {}
         self.on_sealed: Callable[[bytes, Path], LinkReceiver | None] = lambda datagram, path: None
         self.on_krpc: Callable[[bytes, Address], None] = lambda datagram, source: None
+        self.tunnels: dict[Address, Callable[[Sequence[bytes]], None]] = {}
         self.received_bytes = 0
         self.sent_bytes = 0
         for socket in sockets:
@@ -62,7 +63,12 @@ class Demultiplexer:
         self._sockets.clear()
 
     def send(self, datagrams: Sequence[bytes], path: Path) -> None:
-        """Send on the path's socket; what goes to a family we don't have is dropped."""
+        """Send on the path's socket or through its tunnel; what goes to a family we don't have is dropped."""
+        if path.remote.relayed:
+            tunnel = self.tunnels.get(path.remote)
+            if tunnel is not None:
+                tunnel(datagrams)
+            return
         socket = self._socket_of(path)
         if socket is not None:
             self.sent_bytes += sum(map(len, datagrams))
@@ -70,8 +76,21 @@ class Demultiplexer:
 
     def congested(self, path: Path) -> bool:
         """Whether the kernel holds back that path's socket."""
-        socket = self._socket_of(path)
+        socket = None if path.remote.relayed else self._socket_of(path)
         return socket is not None and socket.congested
+
+    def receive_relayed(self, datagram: bytes, path: Path) -> None:
+        """A datagram that came through a tunnel: a sealed one or one of a connection's, never the DHT's."""
+        if not datagram:
+            return
+        if datagram[0] & 0xC0 == _FIXED_BIT:
+            link = self.links.get(datagram[1:9])
+            if link is not None:
+                link.receive(datagram, len(datagram), path)
+        else:
+            link = self._route_single(datagram, path)
+        if link is not None:
+            link.settle()
 
     def _socket_of(self, path: Path) -> UdpSocket | None:
         """The socket bound to the path's own address, else the first of its family."""
@@ -94,6 +113,8 @@ class Demultiplexer:
             if batch is None:
                 break
             self.received_bytes += len(batch.data)
+            if batch.path.remote.relayed:
+                continue  # nobody has such an address
             self._route(batch.data, batch.segment_bytes, batch.path, touched)
         for link in touched.values():
             link.settle()

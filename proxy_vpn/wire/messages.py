@@ -3,13 +3,14 @@
 Control stream (stream 0): a 4-byte length and one msgpack message each; unknown tags are skipped, so a newer
 peer may say more. A flow's stream begins with Open (2-byte length, msgpack) from its opener and one Status
 byte back. A DATAGRAM frame is kind 1 B | stream id 8 B | payload, or for a fragment kind | stream id |
-message 2 B | index 1 B | count 1 B | part.
+message 2 B | index 1 B | count 1 B | part. What a relay carries has kinds of its own and a tunnel's number in the
+stream id's place.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -22,6 +23,12 @@ _DATAGRAM = struct.Struct("!BQ")
 _FRAGMENT = struct.Struct("!BQHBB")
 _KIND_WHOLE = 1
 _KIND_FRAGMENT = 2
+_KIND_RELAYED_WHOLE = 3
+_KIND_RELAYED_FRAGMENT = 4
+_WHOLE_KINDS = (_KIND_WHOLE, _KIND_RELAYED_WHOLE)
+_FRAGMENT_KINDS = (_KIND_FRAGMENT, _KIND_RELAYED_FRAGMENT)
+TUNNELS_LIMIT = 1 << 32
+Tunnel = Annotated[int, msgspec.Meta(ge=0, lt=TUNNELS_LIMIT)]
 _Message = TypeVar("_Message")
 
 
@@ -57,6 +64,39 @@ class Bye(Message, frozen=True, tag="bye"):
     reason: str
 
 
+class RelayOpen(Message, frozen=True, tag="relay-open"):
+    """To a member that we both reach: carry sealed and QUIC datagrams between us and `target`, as this tunnel."""
+
+    tunnel: Tunnel
+    target: bytes
+
+
+class RelayAccepted(Message, frozen=True, tag="relay-accepted"):
+    """The relay carries this tunnel now."""
+
+    tunnel: Tunnel
+
+
+class RelayRefused(Message, frozen=True, tag="relay-refused"):
+    """The relay does not; the reason is one of `RELAY_REASONS`, or a newer one."""
+
+    tunnel: Tunnel
+    reason: str
+
+
+class RelayIncoming(Message, frozen=True, tag="relay-incoming"):
+    """From a relay: `sender` reaches us through it, as this tunnel."""
+
+    tunnel: Tunnel
+    sender: bytes
+
+
+class RelayClose(Message, frozen=True, tag="relay-close"):
+    """This tunnel has ended; from either side."""
+
+    tunnel: Tunnel
+
+
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """What a device says of itself through others: where it can be reached until `expires` (Unix seconds)."""
 
@@ -82,7 +122,8 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
     port: int
 
 
-_ControlMessage = Welcome | Credit | Peers | Bye
+RelayMessage = RelayOpen | RelayAccepted | RelayRefused | RelayIncoming | RelayClose
+_ControlMessage = Welcome | Credit | Peers | Bye | RelayMessage
 _control_decoder = msgspec.msgpack.Decoder(_ControlMessage)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -92,7 +133,12 @@ class _Tagged(msgspec.Struct, frozen=True):
 
 
 _tag_decoder = msgspec.msgpack.Decoder(_Tagged)
-_KNOWN_TAGS = frozenset({"welcome", "credit", "peers", "bye"})
+_KNOWN_TAGS = frozenset(
+    {
+        "welcome", "credit", "peers", "bye",
+        "relay-open", "relay-accepted", "relay-refused", "relay-incoming", "relay-close",
+    }
+)  # fmt: skip
 
 
 def encode_control(message: Message) -> bytes:
@@ -174,29 +220,37 @@ def decode(data: bytes, kind: type[_Message]) -> _Message:
         raise WireError(f"a {kind.__name__} is malformed") from None
 
 
-def datagram_frames(stream_id: int, number: int, payload: bytes, limit_bytes: int) -> list[bytes]:
+def datagram_frames(
+    stream_id: int, number: int, payload: bytes, limit_bytes: int, *, relayed: bool = False
+) -> list[bytes]:
     """The DATAGRAM frames that carry a UDP payload, split where it exceeds the limit; `number` counts messages.
 
-    Raises WireError for a payload that does not fit 64 fragments.
+    `relayed`: the payload is a datagram of a tunnel, whose number is `stream_id`. Raises WireError for a payload that
+    does not fit 64 fragments.
     """
     if _DATAGRAM.size + len(payload) <= limit_bytes:
-        return [_DATAGRAM.pack(_KIND_WHOLE, stream_id) + payload]
+        return [_DATAGRAM.pack(_WHOLE_KINDS[relayed], stream_id) + payload]
     room = limit_bytes - _FRAGMENT.size
     count = -(-len(payload) // room) if room > 0 else FRAGMENTS_LIMIT + 1
     if count > FRAGMENTS_LIMIT:
         raise WireError("a UDP payload is too large for this path")
     return [
-        _FRAGMENT.pack(_KIND_FRAGMENT, stream_id, number & 0xFFFF, index, count)
+        _FRAGMENT.pack(_FRAGMENT_KINDS[relayed], stream_id, number & 0xFFFF, index, count)
         + payload[index * room : (index + 1) * room]
         for index in range(count)
     ]
 
 
+def is_relayed(frame: bytes) -> bool:
+    """Whether a DATAGRAM frame belongs to a tunnel."""
+    return frame[:1] in (b"\x03", b"\x04")
+
+
 def split_datagram(frame: bytes) -> tuple[int, int, int, int, bytes]:
     """(stream id, message number, index, count, part) of a DATAGRAM frame; a whole payload is 1 of 1."""
-    if len(frame) >= _DATAGRAM.size and frame[0] == _KIND_WHOLE:
+    if len(frame) >= _DATAGRAM.size and frame[0] in _WHOLE_KINDS:
         return int.from_bytes(frame[1:9], "big"), 0, 0, 1, frame[_DATAGRAM.size :]
-    if len(frame) >= _FRAGMENT.size and frame[0] == _KIND_FRAGMENT:
+    if len(frame) >= _FRAGMENT.size and frame[0] in _FRAGMENT_KINDS:
         _, stream_id, number, index, count = _FRAGMENT.unpack_from(frame)
         if 1 < count <= FRAGMENTS_LIMIT and index < count:
             return stream_id, number, index, count, frame[_FRAGMENT.size :]

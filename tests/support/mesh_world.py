@@ -114,6 +114,9 @@ class WireDemux(Demultiplexer):
         return self._own
 
     def send(self, datagrams: Sequence[bytes], path: Path) -> None:
+        if path.remote.relayed:
+            super().send(datagrams, path)
+            return
         self.sent_bytes += sum(map(len, datagrams))
         if self.gone:
             return

@@ -1,0 +1,42 @@
+"""Whole daemons: two hosts whose firewalls drop all UDP between them, and a third that reaches both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab.daemon import SOCKS_PORT, Daemon
+from tests.lab.hosts import Lab
+from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web
+from tests.support.tools import missing_tools
+
+PROXY = f"socks5h://127.0.0.1:{SOCKS_PORT}"
+SIZE_BYTES = 8 << 20
+TRANSFER_S = 60.0
+
+
+def test_a_member_carries_for_two_that_do_not_reach_each_other(lab: Lab, key: Path, tmp_path: Path) -> None:
+    if reason := missing_tools(["nft"]):
+        pytest.skip(reason)
+    peer_c = Daemon(lab.host("c"), key, "peer-c", "--no-dht").start()
+    host_a, host_b = lab.host("a"), lab.host("b")
+    for host, other in ((host_a, host_b), (host_b, host_a)):
+        drop = f"ip saddr {other.address} meta l4proto udp drop"
+        wall = f"table inet wall {{ chain in {{ type filter hook input priority 0; {drop}; }}; }}"
+        host.run(["nft", "-f", "-"], text=wall)
+    peer_a = Daemon(host_a, key, "peer-a", "--no-dht", "--peer", peer_c.endpoint).start()
+    peer_b = Daemon(host_b, key, "peer-b", "--no-dht", "--peer", peer_c.endpoint).start()
+    peer_a.wait_for(r"^\+ peer-b .*relay via peer-c")
+    peer_b.wait_for(r"^\+ peer-a .*relay via peer-c")
+    serve_web(host_b, tmp_path / "web")
+    assert curl(host_a, "-x", PROXY, "http://peer-b:8000/hello") == "hello from b"
+    server = serve_exchange(host_b)
+    got = peer_a.exchange("get", "peer-b", EXCHANGE_PORT, SIZE_BYTES).result(TRANSFER_S)
+    assert (got["bytes"], got["end"]) == (SIZE_BYTES, "clean")
+    server.wait_for(rf'"sha256": "{got["sha256"]}", "end": "clean"')
+    assert "relay via peer-c" in peer_a.pvpn("ping", "peer-b").stdout
+    for host in (host_a, host_b):
+        host.run(["nft", "delete", "table", "inet", "wall"])
+    peer_a.pvpn("ping", "peer-b", "--until-direct", "--count", "60", timeout_s=90.0)
+    assert curl(host_a, "-x", PROXY, "http://peer-b:8000/hello") == "hello from b"
