@@ -46,6 +46,7 @@ from proxy_vpn.mesh.openings import Incoming, IncomingTcp, IncomingUdp
 from proxy_vpn.mesh.policy import Policy
 from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.session import Session
+from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.dht import Dht, RendezvousHandle, Urgency
 from proxy_vpn.net.engines import engine_factory
@@ -116,6 +117,8 @@ class Node:
         await self._open_doors()
         # The last pushed is the first to run: flows get their two seconds while the doors still stand.
         self._stack.push_async_callback(self._stop_meshes)
+        watch = NetworkWatch(self._network_changed)
+        self._stack.callback(watch.close)
         self.state.count_start()
         self._spawn(self._housekeeping())
         self._spawn(search.watch(self))
@@ -273,6 +276,13 @@ class Node:
             for address in found:
                 for mesh in self.meshes:
                     mesh.seeker.found(address, Source.USER)
+
+    def _network_changed(self) -> None:
+        """Addresses, links or routes are others now, or the host woke up."""
+        for mesh in self.meshes:
+            mesh.network_changed()
+        for handle in self._rendezvous:
+            handle.poke()
 
     def _local_addresses(self) -> list[Address]:
         status = self.dht.status() if self.dht else None

@@ -205,6 +205,16 @@ class Mesh:
             for session in tuple(self._sessions):
                 group.create_task(session.finish("stopping"))
 
+    def network_changed(self) -> None:
+        """The host's network changed, or it woke up: look whether paths still carry, and for everybody else."""
+        self._observed.clear()
+        for session in tuple(self._sessions):
+            if session.paths is not None:
+                session.paths.network_changed()
+        for peer in self.roster:
+            if not peer.left:
+                self.seeker.want(peer.identity)
+
     def own_addresses(self) -> list[Address]:
         """Where other members may reach us: our interfaces, and what peers saw us as."""
         return list(dict.fromkeys([*self._observed, *self._world.local_addresses()]))

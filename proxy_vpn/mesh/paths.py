@@ -198,6 +198,14 @@ class PathMonitor:
         for path in sorted(others, key=kind_of)[:OTHERS_LIMIT]:
             self.probe(path)
 
+    def network_changed(self) -> None:
+        """This host's addresses may be others now: race all paths, from whichever address the kernel would choose."""
+        self.add([path._replace(local="") for path in self._paths])
+        self._unanswered = max(self._unanswered, SUSPECT_AFTER)
+        self._next_probe = self._now() + RACE_INTERVAL_S
+        for path in tuple(self._paths):
+            self.probe(path)
+
     def check(self) -> None:
         """Something is odd (a silence): probe the current path now, unless an answer is awaited already."""
         if self._waiting is None:

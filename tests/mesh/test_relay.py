@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy_vpn.addresses import Address
+from proxy_vpn.mesh.candidates import Source
 from proxy_vpn.mesh.detours import FIRST_S
 from proxy_vpn.mesh.paths import Kind, kind_of
 from proxy_vpn.mesh.tunnels import relay_address
+from proxy_vpn.net.udp import Path
 from tests.support.engine_pair import PAIRINGS
 from tests.support.mesh_world import Member, Wire, ordered, pause, two_members
 from tests.support.virtual_loop import run_virtually
@@ -134,8 +136,6 @@ def test_the_relay_goes_and_its_tunnels_with_it() -> None:
 def test_nobody_else_can_name_a_relayed_address() -> None:
     async def scenario() -> None:
         async with two_members() as (_, one, two):
-            from proxy_vpn.mesh.candidates import Source
-
             address = relay_address(one.mesh.identity.id, two.mesh.identity.id)
             assert address.relayed
             now = 1.0
@@ -144,3 +144,20 @@ def test_nobody_else_can_name_a_relayed_address() -> None:
                 assert accepted is (source is Source.RELAY)
 
     run_virtually(scenario())
+
+
+@pytest.mark.parametrize(
+    ("local", "remote", "kind"),
+    [
+        ("192.168.1.2", "192.168.1.3", Kind.LAN),
+        ("10.93.1.1", "10.93.200.1", Kind.LAN),
+        ("192.168.1.2", "10.93.1.1", Kind.DIRECT),
+        ("192.168.1.2", "203.0.113.9", Kind.DIRECT),
+        ("", "192.168.1.3", Kind.DIRECT),
+        ("fd93::1", "fd93::2", Kind.LAN),
+        ("2001:db8::1", "2600::1", Kind.DIRECT),
+        ("10.0.0.1", "100::1:2:3:4", Kind.RELAY),
+    ],
+)
+def test_paths_have_kinds(local: str, remote: str, kind: Kind) -> None:
+    assert kind_of(Path(local, 0, Address(remote, 1))) is kind

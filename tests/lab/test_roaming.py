@@ -1,0 +1,43 @@
+"""Flows survive a move: a host gets another address in the middle of a transfer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab.daemon import Daemon
+from tests.lab.hosts import Host, Lab
+from tests.lab.scenes import EXCHANGE_PORT, serve_exchange, two_peers
+
+SIZE_BYTES = 200 << 20
+TRANSFER_S = 60.0
+
+
+@pytest.mark.parametrize("who", ["who dialled", "who was dialled"])
+def test_an_address_changes_during_a_transfer(lab: Lab, key: Path, who: str) -> None:
+    """The peer that moves is the one whose program asked: a service's own connection ends with its host's address."""
+    mover, other = peers = two_peers(lab, key)
+    if who == "who was dialled":
+        other, mover = peers
+    server = serve_exchange(other.host)
+    client = mover.exchange("get", other.name, EXCHANGE_PORT, SIZE_BYTES)
+    client.wait_for("^flowing")
+    _move(mover.host)
+    got = client.result(TRANSFER_S)
+    assert (got["bytes"], got["end"]) == (SIZE_BYTES, "clean"), got
+    server.wait_for(rf'"sha256": "{got["sha256"]}", "end": "clean"')
+    _nobody_left(*peers)
+
+
+def _move(host: Host) -> None:
+    """Another address and no other, as after a change of networks."""
+    new = f"{host.address.rpartition('.')[0]}.77"
+    host.run(["ip", "address", "del", f"{host.address}/16", "dev", "eth0"])
+    host.run(["ip", "address", "add", f"{new}/16", "dev", "eth0"])
+    host.run(["ip", "route", "replace", "default", "via", "10.93.0.1"])
+
+
+def _nobody_left(*peers: Daemon) -> None:
+    for peer in peers:
+        assert not any(line.startswith("- ") for line in peer.output.splitlines()), peer.output
