@@ -16,7 +16,7 @@ import click
 
 from proxy_vpn import __version__
 from proxy_vpn.cli.keys import key, keygen
-from proxy_vpn.cli.requests import connect, expose, forget, forward, peers, ping, status
+from proxy_vpn.cli.requests import connect, doctor, expose, forget, forward, peers, ping, status
 from proxy_vpn.cli.run import demo, run
 from proxy_vpn.errors import PvpnError, UsageError
 
@@ -51,8 +51,9 @@ def version() -> None:
     click.echo(f"pvpn {__version__}")
 
 
-for command in (keygen, key, run, forward, connect, expose, forget, status, peers, ping, demo):
+for command in (keygen, key, run, forward, connect, expose, forget, status, doctor, peers, ping, demo):
     cli.add_command(command)
+cli.add_command(doctor, "netcheck")
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The commands that ask the running process: forward, connect, expose, forget, status, peers, ping."""
+"""The commands that ask the running process: forward, connect, expose, forget, status, doctor, peers, ping."""
 
 from __future__ import annotations
 
@@ -130,6 +130,25 @@ def status(as_json: bool, net: str, state: Path | None) -> None:
         print_json(answer)
     else:
         click.echo("\n".join(render_status(answer, time.time(), colour=coloured())))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; it carries a schema version.")
+@state_option
+def doctor(as_json: bool, state: Path | None) -> int:
+    """Say what keeps peers away, and what would mend it.
+
+    UDP, addresses, the NAT, the DHT, clocks, and every peer that is relayed or not reached. The exit code is 1 if
+    anything is bad.
+    """
+    from proxy_vpn.daemon.findings import render
+
+    answer = client(state).doctor()
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo("\n".join(render(answer, colour=coloured())))
+    return int(any(check.state == "bad" for check in answer.checks))
 
 
 @click.command()

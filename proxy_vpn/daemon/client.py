@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from proxy_vpn.daemon import messages
+from proxy_vpn.daemon.findings import DoctorReply
 from proxy_vpn.daemon.private import check_private
 from proxy_vpn.daemon.status import SCHEMA, DaemonStatus, ExposeStatus, ForwardStatus, PeersReply
 from proxy_vpn.doors.stdio import not_running
@@ -46,6 +47,9 @@ class ControlClient:
 
     def peers(self, net: str = "") -> PeersReply:
         return self._ask("GET", _of_network("/v1/peers", net), PeersReply)
+
+    def doctor(self) -> DoctorReply:
+        return self._ask("GET", "/v1/doctor", DoctorReply)
 
     def ping(self, peer: str, net: str = "") -> messages.PingReply:
         return self._ask("POST", "/v1/ping", messages.PingReply, messages.PingRequest(peer=peer, net=net))

@@ -20,6 +20,7 @@ import msgspec
 
 from proxy_vpn.addresses import ForwardSpec
 from proxy_vpn.daemon import sockets
+from proxy_vpn.daemon.findings import DoctorReply
 from proxy_vpn.daemon.messages import (
     MAX_BODY_BYTES,
     ErrorReply,
@@ -73,6 +74,9 @@ class Daemon(Protocol):
     def status(self) -> DaemonStatus:
         """Everything, at once; called often, so cheap."""
 
+    def doctor(self) -> DoctorReply:
+        """What stands between this host and its peers."""
+
     def unready(self) -> str:
         """Why the process can't serve its user yet, in a few words; empty once it can."""
 
@@ -110,6 +114,7 @@ class ControlServer:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[web.middleware(_answer_errors)])
         app.router.add_get("/v1/status", self._status)
         app.router.add_get("/v1/peers", self._peers)
+        app.router.add_get("/v1/doctor", self._doctor)
         app.router.add_post("/v1/ping", self._ping)
         app.router.add_get("/v1/forwards", self._forwards)
         app.router.add_post("/v1/forwards", self._add_forward)
@@ -145,6 +150,9 @@ class ControlServer:
     async def _peers(self, request: web.Request) -> web.StreamResponse:
         status = _of_network(self._daemon.status(), request.query.get("net", ""))
         return _json(PeersReply(peers=status.peers, unanswered=status.unanswered))
+
+    async def _doctor(self, request: web.Request) -> web.StreamResponse:
+        return _json(self._daemon.doctor())
 
     async def _ping(self, request: web.Request) -> web.StreamResponse:
         wanted = await _body(request, PingRequest)

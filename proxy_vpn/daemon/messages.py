@@ -2,6 +2,7 @@
 
     GET    /v1/status[?net=N]     -> status.DaemonStatus
     GET    /v1/peers[?net=N]      -> status.PeersReply
+    GET    /v1/doctor             -> findings.DoctorReply
     POST   /v1/ping               PingRequest    -> PingReply
     GET    /v1/forwards           -> ForwardsReply
     POST   /v1/forwards           ForwardRequest -> ForwardReply; with `hold` one line, then open until either side ends

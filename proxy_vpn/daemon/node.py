@@ -21,9 +21,10 @@ from typing import Any
 
 from proxy_vpn.addresses import Address, ForwardSpec, Target
 from proxy_vpn.config import Settings
-from proxy_vpn.daemon import memory, report, search, sockets
+from proxy_vpn.daemon import doctor, memory, report, search, sockets
 from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.control import ControlServer
+from proxy_vpn.daemon.findings import DoctorReply
 from proxy_vpn.daemon.messages import ForgetReply, PingReply
 from proxy_vpn.daemon.served import ServedFlows, raise_descriptor_limit
 from proxy_vpn.daemon.state import NetworkState, StateDirectory
@@ -52,6 +53,7 @@ from proxy_vpn.net.dht import Dht, RendezvousHandle, Urgency
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.interfaces import reachable_addresses
 from proxy_vpn.net.udp import Path, UdpSocket
+from proxy_vpn.wire.messages import Reach
 
 SAVE_EVERY_S = 60.0
 SAVE_SOON_S = 0.1
@@ -312,6 +314,10 @@ class Node:
         """Something the user should know, until it is settled."""
         self.warnings.add(text, settled)
 
+    def reach(self) -> Reach:
+        """How this host is connected, for peers to know."""
+        return doctor.reach(self)
+
     def flow_offered(self, peer: Peer, offer: Incoming) -> None:
         """A peer wants a service of this host."""
         if not self._served.admits(peer.identity):
@@ -334,6 +340,9 @@ class Node:
 
     def status(self) -> DaemonStatus:
         return report.status(self)
+
+    def doctor(self) -> DoctorReply:
+        return doctor.examine(self)
 
     def unready(self) -> str:
         return "" if search.any_peer_live(self) else "no peer is connected"

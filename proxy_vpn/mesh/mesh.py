@@ -34,7 +34,7 @@ from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import EngineFactory
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.membership import Initiator, Responder
-from proxy_vpn.wire.messages import RelayMessage, Welcome
+from proxy_vpn.wire.messages import Reach, RelayMessage, Welcome
 from proxy_vpn.wire.probe import BOOT_BYTES, SMALL_PROBE_BYTES
 from proxy_vpn.wire.seal import HINT_BYTES, SealKey
 
@@ -51,6 +51,7 @@ SILENCE_S = 0.75
 FIRST_PROBE_S = 0.5
 SIMULTANEOUS_S = 0.05
 SIMULTANEOUS_RTTS = 2
+REACH_EVERY_S = 5.0
 
 
 TWIN_WARNING = (
@@ -69,6 +70,8 @@ class MeshObserver(Protocol):
     def warning(self, text: str) -> None: ...
 
     def flow_offered(self, peer: Peer, offer: Incoming) -> None: ...
+
+    def reach(self) -> Reach: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,7 @@ class Mesh:
         self._observed: dict[Address, None] = {}
         self._ticker = self._loop.call_soon(self._tick)
         self._started_at = self._loop.time()
+        self._reach_due = 0.0
 
     # --- what the node and the doors ask for -------------------------------------------------------------------
 
@@ -228,6 +232,17 @@ class Mesh:
             self._watch(session)
         self.detours.tick(self._sessions)
         self._exchange.tick(self._loop.time())
+        if self._loop.time() >= self._reach_due:
+            self._reach_due = self._loop.time() + REACH_EVERY_S
+            self._tell_reach()
+
+    def _tell_reach(self) -> None:
+        """Tell peers how we are connected, when it is not what they were told last: for their `pvpn doctor`."""
+        ours = self._observer.reach()
+        for session in tuple(self._sessions):
+            if session.state is State.LIVE and session.told != ours:
+                session.told = ours
+                session.send_control(ours)
 
     def _watch(self, session: Session) -> None:
         if session.paths is None:
@@ -265,6 +280,10 @@ class Mesh:
             return True
         self._check_boot(peer)
         return False
+
+    def observed(self) -> list[Address]:
+        """How peers see us."""
+        return list(self._observed)
 
     def observed_as(self, address: Address) -> None:
         """Somebody sees us under this address: other members may reach us there."""

@@ -90,6 +90,8 @@ class Session:
         self.state = State.CONNECTING
         self.member: Member | None = None
         self.theirs: messages.Welcome | None = None
+        self.reach: messages.Reach | None = None
+        self.told: messages.Reach | None = None
         self.peer_name = "?"
         self.link: Link
         self.streams = Streams(
@@ -310,6 +312,8 @@ class Session:
         match message:
             case messages.Credit():
                 self.streams.credit(message.limits)
+            case messages.Reach():
+                self.reach = message
             case messages.Peers():
                 self._owner.peers_received(self, message.records)
             case (

@@ -64,6 +64,14 @@ class Bye(Message, frozen=True, tag="bye"):
     reason: str
 
 
+class Reach(Message, frozen=True, tag="reach"):
+    """How the sender is connected: the kind of its NAT (`none`, `cone`, `symmetric`, `unknown`) and its families."""
+
+    nat: str
+    ipv4: bool
+    ipv6: bool
+
+
 class RelayOpen(Message, frozen=True, tag="relay-open"):
     """To a member that we both reach: carry sealed and QUIC datagrams between us and `target`, as this tunnel."""
 
@@ -123,7 +131,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
 
 
 RelayMessage = RelayOpen | RelayAccepted | RelayRefused | RelayIncoming | RelayClose
-_ControlMessage = Welcome | Credit | Peers | Bye | RelayMessage
+_ControlMessage = Welcome | Credit | Peers | Bye | Reach | RelayMessage
 _control_decoder = msgspec.msgpack.Decoder(_ControlMessage)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -135,7 +143,7 @@ class _Tagged(msgspec.Struct, frozen=True):
 _tag_decoder = msgspec.msgpack.Decoder(_Tagged)
 _KNOWN_TAGS = frozenset(
     {
-        "welcome", "credit", "peers", "bye",
+        "welcome", "credit", "peers", "bye", "reach",
         "relay-open", "relay-accepted", "relay-refused", "relay-incoming", "relay-close",
     }
 )  # fmt: skip

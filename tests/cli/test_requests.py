@@ -124,3 +124,11 @@ def test_connect_goes_to_the_proxy_socket(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert main(["connect", "Peer-B.home.pvpn", "22", "--net", "home"]) == 7
     path = str((tmp_path / "state").resolve() / "proxy.sock")
     assert calls == [(path, Target("peer-b", 22)), (path, Target("peer-b.home.pvpn", 22))]
+
+
+def test_the_doctor_fails_when_something_is_bad(daemon: FakeDaemon, capsys: Capture) -> None:
+    assert main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("udp") and lines[-1] == "    is it on?"
+    assert main(["netcheck", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["checks"][1]["state"] == "bad"

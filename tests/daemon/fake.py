@@ -14,6 +14,7 @@ import msgspec
 from proxy_vpn.addresses import ForwardSpec
 from proxy_vpn.config import Expose
 from proxy_vpn.daemon.control import ControlServer
+from proxy_vpn.daemon.findings import Check, DoctorReply
 from proxy_vpn.daemon.messages import ForgetReply, PingReply
 from proxy_vpn.daemon.status import (
     DaemonStatus,
@@ -58,6 +59,14 @@ STATUS = DaemonStatus(
 )
 
 
+FINDINGS = DoctorReply(
+    checks=(
+        Check(name="udp", state="good", text="port 41641: datagrams go out and answers come back"),
+        Check(name="peer-c", state="bad", text="no direct path and no relay", hint="is it on?"),
+    )
+)
+
+
 class FakeDaemon:
     """Implements control.Daemon; `changed` is set whenever the forwards change."""
 
@@ -75,6 +84,9 @@ class FakeDaemon:
         if self.failure:
             raise self.failure
         return msgspec.structs.replace(STATUS, forwards=self.forwards())
+
+    def doctor(self) -> DoctorReply:
+        return FINDINGS
 
     def unready(self) -> str:
         return self.reason

@@ -36,6 +36,8 @@ def test_a_member_carries_for_two_that_do_not_reach_each_other(lab: Lab, key: Pa
     assert (got["bytes"], got["end"]) == (SIZE_BYTES, "clean")
     server.wait_for(rf'"sha256": "{got["sha256"]}", "end": "clean"')
     assert "relay via peer-c" in peer_a.pvpn("ping", "peer-b").stdout
+    found = peer_a.pvpn("doctor").stdout
+    assert "relay via peer-c: here" in found and "a firewall may drop UDP" in found
     for host in (host_a, host_b):
         host.run(["nft", "delete", "table", "inet", "wall"])
     peer_a.pvpn("ping", "peer-b", "--until-direct", "--count", "60", timeout_s=90.0)

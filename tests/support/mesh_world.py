@@ -23,6 +23,7 @@ from proxy_vpn.mesh.session import Session
 from proxy_vpn.net.demux import Demultiplexer, LinkReceiver
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.udp import Path
+from proxy_vpn.wire.messages import Reach
 
 PORT = 41641
 WAIT_S = 30.0
@@ -283,6 +284,9 @@ class Member:
     def warning(self, text: str) -> None:
         self.warnings.append(text)
         self.changes.note()
+
+    def reach(self) -> Reach:
+        return Reach("none", True, False)
 
     def flow_offered(self, peer: Peer, offer: Incoming) -> None:
         self.offers.append(offer)
