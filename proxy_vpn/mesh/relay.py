@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 from proxy_vpn.errors import WireError
 from proxy_vpn.mesh.session import Session
-from proxy_vpn.mesh.tunnels import TunnelNumbers, can_carry
+from proxy_vpn.mesh.tunnels import Parts, TunnelNumbers, can_carry
 from proxy_vpn.wire.messages import (
-    Reassembler,
     RelayAccepted,
     RelayClose,
     RelayIncoming,
@@ -49,7 +48,7 @@ class _Leg:
     level_bytes: float = BURST_BYTES
     at: float = 0.0
     count: int = 0
-    parts: Reassembler = field(default_factory=Reassembler)
+    parts: Parts = field(default_factory=Parts)
 
     def passes(self, size: int, now: float) -> bool:
         """Whether the sender is within its rate; what it sends is then counted."""
@@ -119,15 +118,15 @@ class Relay:
     def frame(self, session: Session, frame: bytes) -> None:
         """A DATAGRAM frame of a tunnel: pass it on, in pieces that fit there."""
         try:
-            number, message, index, count, part = split_datagram(frame)
+            pieces = split_datagram(frame)
         except WireError:
             return
-        leg, now = self._legs.get((session, number)), self._now()
+        leg, now, part = self._legs.get((session, pieces[0])), self._now(), pieces[4]
         if leg is None or leg.other is None or not can_carry(session) or not can_carry(leg.other.session):
             return
         if not leg.passes(len(part), now) or not self._spend(leg.member, len(part)):
             return
-        datagram = leg.parts.feed(message, index, count, part, now)
+        datagram = leg.parts.join(pieces, now)
         if datagram is None:
             return
         leg.count += 1

@@ -34,6 +34,7 @@ from proxy_vpn.wire.messages import (
 
 TUNNELS_PER_RELAY = 64
 ASKED_LIMIT = 64
+DATAGRAM_LIMIT_BYTES = 1500
 _PORT = 1
 _HOST_BYTES = 8
 
@@ -60,8 +61,20 @@ def relay_address(relay: bytes, peer: bytes) -> Address:
 
 
 def can_carry(session: Session | None) -> bool:
-    """Whether tunnels may lead over a session: a live one that does not itself go through a relay."""
-    return session is not None and session.state is State.LIVE and session.paths is not None and not session.relayed
+    """Whether tunnels may lead over a session: a live one that answers, and does not itself go through a relay."""
+    return session is not None and session.state is State.LIVE and session.paths is not None and session.settled
+
+
+class Parts(Reassembler):
+    """The pieces of a tunnel's datagrams: there are many tunnels, and no datagram of theirs is large."""
+
+    PENDING_LIMIT = 8
+    PENDING_BYTES = 8 * DATAGRAM_LIMIT_BYTES
+
+    def join(self, frame: tuple[int, int, int, int, bytes], now: float) -> bytes | None:
+        """The datagram that a frame completes, if it is one that a path could carry."""
+        datagram = self.feed(*frame[1:], now)
+        return datagram if datagram and len(datagram) <= DATAGRAM_LIMIT_BYTES else None
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +85,7 @@ class Tunnel:
     number: int
     peer: bytes
     address: Address
-    parts: Reassembler = field(default_factory=Reassembler)
+    parts: Parts = field(default_factory=Parts)
     count: int = 0
 
     def send(self, datagrams: Sequence[bytes]) -> None:
@@ -157,14 +170,14 @@ class Tunnels:
     def frame(self, session: Session, frame: bytes) -> bool:
         """A DATAGRAM frame; False if it belongs to none of our tunnels."""
         try:
-            number, message, index, count, part = split_datagram(frame)
+            pieces = split_datagram(frame)
         except WireError:
             return True
-        tunnel = self._tunnels.get((session, number))
+        tunnel = self._tunnels.get((session, pieces[0]))
         if tunnel is None:
             return False
-        datagram = tunnel.parts.feed(message, index, count, part, self._now())
-        if datagram:
+        datagram = tunnel.parts.join(pieces, self._now())
+        if datagram is not None:
             self._demux.receive_relayed(datagram, Path("", 0, tunnel.address))
         return True
 

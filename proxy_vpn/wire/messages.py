@@ -86,7 +86,7 @@ class RelayAccepted(Message, frozen=True, tag="relay-accepted"):
 
 
 class RelayRefused(Message, frozen=True, tag="relay-refused"):
-    """The relay does not; the reason is one of `RELAY_REASONS`, or a newer one."""
+    """The relay does not carry it, and why, in words."""
 
     tunnel: Tunnel
     reason: str
