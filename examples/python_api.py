@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("key", type=Path)
     parser.add_argument("peer")
     parser.add_argument("port", type=int)
-    parser.add_argument("--at", type=Target.parse, metavar="HOST:PORT", help="look here, and not in the DHT")
+    parser.add_argument("--at", type=Target.parse, metavar="HOST:PORT", help="look here, not in the DHT or on the LAN")
     parser.add_argument("--state", type=Path, default=Path("python-api.state"))
     given = parser.parse_args()
     settings = Settings(
@@ -37,6 +37,8 @@ def main() -> None:
         name="python-api",
         peers=(given.at,) if given.at else (),
         dht=not given.at,
+        lan=not given.at,
+        port_mapping=not given.at,
         state=given.state,
     )
     print(asyncio.run(fetch(settings, given.peer, given.port)).decode())

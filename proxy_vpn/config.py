@@ -91,6 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     expose: Expose = Expose()
     direct: bool = True
     relay: bool = True
+    lan: bool = True
+    port_mapping: bool = True
     listen: tuple[Address, ...] = ()
     peers: tuple[Target, ...] = ()
     dht: bool = True

@@ -129,6 +129,10 @@ class NetworkKey:
     def dht_topics(self, unix_time: float) -> list[bytes]:
         return [self.dht_topic(epoch) for epoch in self.epochs(unix_time)]
 
+    def lan_tags(self, unix_time: float) -> list[str]:
+        """What members announce on a LAN now: 26 characters that tell nothing about the network."""
+        return [_base32(self.derive("pvpn1 lan", _epoch_field(epoch))[:16]) for epoch in self.epochs(unix_time)]
+
     @cached_property
     def fingerprint(self) -> str:
         """16 characters to compare by eye; tells nothing about the secret."""

@@ -18,6 +18,7 @@ POLL_S = 0.01
 ASYNCIO_LEAKS = ("was destroyed but it is pending", "was never retrieved", "Unclosed")
 HELPERS_OF_PYTHON = (b"resource_tracker", b"forkserver")
 _state_numbers = count()
+os.environ["PVPN_NO_LAN"] = os.environ["PVPN_NO_PORT_MAPPING"] = "1"  # tests leave this machine's own networks alone
 
 
 def pytest_configure(config: pytest.Config) -> None:

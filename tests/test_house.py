@@ -37,7 +37,7 @@ PURE_FLOORS = (1, 2)
 IMPURE = frozenset(
     {"asyncio", "socket", "time", "random", "secrets", "os", "threading", "ssl", "selectors", "subprocess"}
 )
-SLOW_FOR_CLI = frozenset({"aiohttp", "rich", "asyncio", "scapy", "qh3", "aioquic", "kademlia"})
+SLOW_FOR_CLI = frozenset({"aiohttp", "rich", "asyncio", "scapy", "qh3", "aioquic", "kademlia", "zeroconf"})
 BLOCKING = frozenset({"time.sleep", "os.system", "os.wait", "os.waitpid", "select.select", "socket.create_connection"})
 BLOCKING_IN_COROUTINES = BLOCKING | frozenset(
     {

@@ -37,6 +37,8 @@ class _KeyFiles(click.Path):
 @option(
     "--expose", multiple=True, metavar="SPEC", help="Let peers reach 8000 or 9000-9010; none: nothing else; all: all."
 )
+@option("--no-lan", is_flag=True, help="Neither announce this machine on the LAN nor look for peers there.")
+@option("--no-port-mapping", is_flag=True, help="Do not ask the router to open a port (UPnP, NAT-PMP, PCP).")
 @option("--no-relay", is_flag=True, help="Carry nothing between other members that can't reach each other.")
 @option("--no-direct", is_flag=True, help="Refuse names that are no peer's, instead of going there directly.")
 @option("--listen", multiple=True, metavar="[ADDR:]PORT", help="The UDP endpoint; a port chosen once, unless given.")
@@ -83,6 +85,8 @@ def settings(
     http: tuple[str, ...] = (),
     forwards: tuple[str, ...] = (),
     expose: tuple[str, ...] = (),
+    no_lan: bool = False,
+    no_port_mapping: bool = False,
     no_relay: bool = False,
     no_direct: bool = False,
     listen: tuple[str, ...] = (),
@@ -107,6 +111,8 @@ def settings(
         expose=_expose(expose),
         direct=not no_direct,
         relay=not no_relay,
+        lan=not no_lan,
+        port_mapping=not no_port_mapping,
         listen=tuple(address for text in listen for address in config.parse_listen(text)),
         peers=tuple(Target.parse(text, _PEER_EXAMPLE) for text in peers),
         dht=not no_dht,

@@ -185,7 +185,7 @@ def run() -> int:
         port = stack.enter_context(_web_service())
 
         def peer(name: str, number: int, *extra: str) -> _Child:
-            command = ("proxy_vpn", "run", str(key_file), "--until-eof")
+            command = ("proxy_vpn", "run", str(key_file), "--no-lan", "--no-port-mapping", "--until-eof")
             own = ("--name", name, "--state", str(directory / name), "--listen", f"127.0.{200 + number}.1:0")
             child = _Child(name, *command, *own, "--dht-bootstrap", bootstrap, *extra)
             stack.callback(child.stop)

@@ -57,6 +57,7 @@ def _checks(node: Node) -> Iterator[Check]:
     yield _udp(node)
     yield _families(node)
     yield _nat(node)
+    yield _mapping(node)
     yield _dht(node)
     yield from _clock(node)
     for mesh in node.meshes:
@@ -91,6 +92,20 @@ def _nat(node: Node) -> Check:
         hint = "give it a fixed port: --listen PORT and the same UDP port opened in the router"
         return Check(name="nat", state="warning", text=NAT_TEXTS[kind], hint=hint)
     return Check(name="nat", state="warning" if kind == "unknown" else "good", text=NAT_TEXTS[kind])
+
+
+def _mapping(node: Node) -> Check:
+    if node.mapper is None:
+        return Check(name="mapping", state="good", text="off")
+    mapped = node.mapper.status
+    if mapped.external is not None:
+        nested = "; that is no public address: there is another NAT behind the router" if mapped.nested else ""
+        return Check(name="mapping", state="good", text=f"{mapped.protocol}: {mapped.external} leads here{nested}")
+    if nat_kind(node) == "none":
+        return Check(name="mapping", state="good", text="none, and none is needed")
+    hint = "switch on UPnP or NAT-PMP in the router, or open a port by hand: --listen PORT"
+    text = "the router gives no port" + (f": {mapped.error}" if mapped.error else "")
+    return Check(name="mapping", state="warning", text=text, hint=hint)
 
 
 def _dht(node: Node) -> Check:

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Any
 
-from proxy_vpn.addresses import Address, ForwardSpec, Target
+from proxy_vpn.addresses import Address, ForwardSpec, Scope, Target
 from proxy_vpn.config import Settings
 from proxy_vpn.daemon import doctor, memory, report, search, sockets
 from proxy_vpn.daemon.console import Console
@@ -52,11 +52,14 @@ from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.dht import Dht, RendezvousHandle, Urgency
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.interfaces import reachable_addresses
+from proxy_vpn.net.lan import Lan
+from proxy_vpn.net.portmap import PortMapper
 from proxy_vpn.net.udp import Path, UdpSocket
 from proxy_vpn.wire.messages import Reach
 
 SAVE_EVERY_S = 60.0
 SAVE_SOON_S = 0.1
+_NONCE_CONTEXT = b"pvpn1 port mapping"
 _log = logging.getLogger(__name__)
 
 
@@ -71,6 +74,8 @@ class Node:
         self.meshes: list[Mesh] = []
         self.proxies: list[str] = []
         self.dht: Dht | None = None
+        self.lan: Lan | None = None
+        self.mapper: PortMapper | None = None
         self.warnings = Warnings(console.warn if console else _log.warning)
         self.demux: Demultiplexer
         self.router: Router
@@ -116,6 +121,8 @@ class Node:
         self._serve = ServeDoor(self.policy, self.own)
         self._served = ServedFlows(raise_descriptor_limit())
         self._start_dht()
+        self._start_lan()
+        self._start_port_mapping()
         await self._open_doors()
         # The last pushed is the first to run: flows get their two seconds while the doors still stand.
         self._stack.push_async_callback(self._stop_meshes)
@@ -199,8 +206,41 @@ class Node:
         return dht.rendezvous(mesh.key.dht_topics, self._external_port, on_peer, urgency)
 
     def _external_port(self) -> int | None:
-        external = self.dht.status().external4 if self.dht else None
+        mapped = self.mapper.status.external if self.mapper else None
+        external = mapped or (self.dht.status().external4 if self.dht else None)
         return external.port if external else self.demux.addresses[0].port
+
+    def _start_lan(self) -> None:
+        if not self.settings.lan:
+            return
+        lan = self.lan = Lan(lambda: reachable_addresses(self.demux.addresses), os.urandom)
+        for mesh in self.meshes:
+            self._announce(lan, mesh)
+        self._stack.push_async_callback(lan.close)
+        lan.start()
+
+    def _start_port_mapping(self) -> None:
+        """Ask the router for a port of its own, unless only this host can reach ours."""
+        bound = [each for each in self.demux.addresses if ":" not in each.ip and each.scope is not Scope.LOOPBACK]
+        if not self.settings.port_mapping or not bound:
+            return
+        # Secret, and the same at every start: a router lets nobody else change the mapping (RFC 6887, section 11.3).
+        nonce = self.meshes[0].identity.sign(_NONCE_CONTEXT)[:12]
+        mapper = self.mapper = PortMapper(bound[0].port, self._port_mapped, nonce=nonce)
+        self._stack.push_async_callback(mapper.close)
+        mapper.start()
+
+    def _port_mapped(self, address: Address | None) -> None:
+        _log.info("the router leads %s to us", address) if address else _log.info("the router leads no port to us")
+        for handle in self._rendezvous:
+            handle.poke()
+
+    @staticmethod
+    def _announce(lan: Lan, mesh: Mesh) -> None:
+        def on_peer(address: Address) -> None:
+            mesh.seeker.found(address, Source.LAN, scope=Scope.LINK)
+
+        lan.add(lambda: mesh.key.lan_tags(time.time()), on_peer)
 
     async def _stop_dht(self, dht: Dht) -> None:
         with suppress(StateError):
@@ -285,10 +325,15 @@ class Node:
             mesh.network_changed()
         for handle in self._rendezvous:
             handle.poke()
+        if self.lan is not None:
+            self.lan.network_changed()
+        if self.mapper is not None:
+            self.mapper.network_changed()
 
     def _local_addresses(self) -> list[Address]:
         status = self.dht.status() if self.dht else None
-        external = [status.external4, status.external6] if status else []
+        mapped = self.mapper.status.external if self.mapper else None
+        external = [mapped, *([status.external4, status.external6] if status else [])]
         return [*(address for address in external if address), *reachable_addresses(self.demux.addresses)]
 
     # --- MeshObserver -----------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def test_every_flag_becomes_a_typed_value(ran: list[Settings]) -> None:
     line = (
         "run home.key office.key --name peer-b --socks 1080 --http 0.0.0.0:8080 --socks 1080"
         " --forward 2222:peer-b:22 --forward 5353:peer-b:53/udp --expose none --expose 8000 --no-direct"
+        " --no-lan --no-port-mapping --no-relay"
         " --listen 192.0.2.1:41641 --listen 5 --peer peer.example.org:41641 --peer [::1]:5 --dht-serve"
         " --dht-bootstrap 127.0.0.1:6881 --engine aioquic --state there -vv"
     )
@@ -55,6 +56,9 @@ def test_every_flag_becomes_a_typed_value(ran: list[Settings]) -> None:
             forwards=(ForwardSpec.parse("2222:peer-b:22"), ForwardSpec.parse("5353:peer-b:53/udp")),
             expose=Expose("none", frozenset({8000})),
             direct=False,
+            relay=False,
+            lan=False,
+            port_mapping=False,
             listen=(Address("192.0.2.1", 41641), Address("0.0.0.0", 5), Address("::", 5)),
             peers=(Target("peer.example.org", 41641), Target("::1", 5)),
             dht_serve=True,
@@ -75,6 +79,9 @@ def test_every_flag_has_a_variable(ran: list[Settings], monkeypatch: pytest.Monk
         "PVPN_FORWARD": "2222:peer-b:22 5353:peer-b:53/udp",
         "PVPN_EXPOSE": "none 8000",
         "PVPN_NO_DIRECT": "1",
+        "PVPN_NO_LAN": "1",
+        "PVPN_NO_PORT_MAPPING": "1",
+        "PVPN_NO_RELAY": "1",
         "PVPN_LISTEN": "192.0.2.1:41641",
         "PVPN_PEER": "192.0.2.7:5 192.0.2.8:5",
         "PVPN_NO_DHT": "true",
@@ -95,6 +102,9 @@ def test_every_flag_has_a_variable(ran: list[Settings], monkeypatch: pytest.Monk
             forwards=(ForwardSpec.parse("2222:peer-b:22"), ForwardSpec.parse("5353:peer-b:53/udp")),
             expose=Expose("none", frozenset({8000})),
             direct=False,
+            relay=False,
+            lan=False,
+            port_mapping=False,
             listen=(Address("192.0.2.1", 41641),),
             peers=(Target("192.0.2.7", 5), Target("192.0.2.8", 5)),
             dht=False,

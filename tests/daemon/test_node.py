@@ -28,6 +28,8 @@ def alone(state: Path, use: Callable[[Node], Coroutine[Any, Any, None]], **setti
                 name="peer-a",
                 listen=(Address("127.0.213.1", 0),),
                 dht=False,
+                lan=False,
+                port_mapping=False,
                 state=state,
                 **settings,
             ),

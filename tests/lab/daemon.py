@@ -35,7 +35,9 @@ class Daemon:
         *options: str,
         udp_port: int | None = UDP_PORT,
         socks_port: int = SOCKS_PORT,
+        lan: bool = False,
     ) -> None:
+        self.lan = lan
         self.host = host
         self.udp_port = udp_port
         self.socks_port = socks_port
@@ -107,4 +109,5 @@ class Daemon:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {"PVPN_STATE": str(self.state), "PYTHONPATH": str(ROOT)}
+        no_lan = {"PVPN_NO_LAN": "0" if self.lan else "1"}
+        return {"PVPN_STATE": str(self.state), "PYTHONPATH": str(ROOT), **no_lan}

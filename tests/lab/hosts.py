@@ -1,7 +1,8 @@
 """A laboratory of hosts in network namespaces, with root or, through a user namespace, without.
 
 Every host is a network namespace of its own with `eth0` (10.93.N.1/16 and fd93::N/64, MTU 1500) on one bridge, and a
-default route to a hub that knows no internet: what goes there is answered with "network unreachable".
+default route to a hub that knows no internet: what goes there is answered with "network unreachable". A lab may use
+another /16, such as PUBLIC, which programs take for internet addresses. Hosts behind routers: tests.lab.nat.
 
 A namespace lives as long as its anchor, a `cat` whose standard input this process holds. So nothing is named, nothing
 can collide, the machine's own network is never touched, and all of it is gone when the lab closes or this process dies.
@@ -13,7 +14,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,13 @@ TOOLS = ("ip", "ethtool", "nsenter", "unshare")
 COMMAND_S = 60.0
 ANCHOR = ("sh", "-c", "echo ready; exec cat")
 LAST_HOST = 200
+PRIVATE = "10.93"
+PUBLIC = "45.93"
+# Containers often mount /proc/sys read-only: then as a mount of one's own, and at last a /proc of one's own, may do.
+ALLOW_FORWARDING = """
+allow() { echo 1 > /proc/sys/net/ipv4/ip_forward; }
+allow || { mount -o remount,bind,rw /proc/sys && allow; } || { mount -t proc proc /proc && allow; }
+"""
 
 
 class LabError(RuntimeError):
@@ -47,12 +56,17 @@ def available() -> str | None:
 
 
 class Lab:
-    """Hosts on one bridge; a context manager that ends every process it started and every host."""
+    """Hosts on one bridge; a context manager that ends every process it started and every host.
 
-    def __init__(self) -> None:
+    `network` is the first half of its IPv4 addresses.
+    """
+
+    def __init__(self, network: str = PRIVATE) -> None:
         self.hosts: list[Host] = []
+        self.network = network
         self._closing = ExitStack()
         self._user: tuple[str, ...] = ()
+        self._last_number = 0
 
     def __enter__(self) -> Self:
         try:
@@ -74,21 +88,30 @@ class Lab:
 
     def host(self, name: str, addresses: int = 1) -> Host:
         """One more host; with several addresses it also has the following 10.93.N.1."""
-        first = self.hosts[-1].last_number + 1 if self.hosts else 1
-        last = first + addresses - 1
+        first = self._last_number + 1
+        self._last_number = last = first + addresses - 1
         if last > LAST_HOST:
             raise LabError(f"a lab has room for {LAST_HOST} addresses")
-        anchor = self._anchor([*self._enter(self._hub), "unshare", "--net"])
-        host = Host(self, name, first, last, self._enter(anchor))
-        port = f"port{first}"
-        self._ip(
-            self._hub, [f"link add {port} type veth peer name eth0 netns {anchor}", f"link set {port} master br0 up"]
-        )
-        self._ip(anchor, ["link set lo up", "link set eth0 up mtu 1500"])
-        self._ip(anchor, [f"address add {ip}/16 dev eth0" for ip in host.addresses])
-        self._ip(anchor, [f"address add {host.address6}/64 dev eth0 nodad", "route add default via 10.93.0.1"])
+        numbers = range(first, last + 1)
+        return self.plug(name, self._hub, [f"{self.network}.{n}.1" for n in numbers], f"fd93::{first:x}")
+
+    def plug(self, name: str, segment: Segment, addresses: Sequence[str], address6: str = "") -> Host:
+        """One more host, on this bridge, with these addresses."""
+        anchor = self._anchor([*self.enter(segment.anchor), "unshare", "--net"])
+        host = Host(self, name, anchor, segment, addresses, address6)
+        bridge = [
+            f"link add {host.port} type veth peer name eth0 netns {anchor}",
+            f"link set {host.port} master {segment.bridge} up",
+        ]
+        self._ip(segment.anchor, bridge)
+        self._ip(anchor, ["link set lo up", *host.settings])
+        segment.ports += 1
         self.hosts.append(host)
         return host
+
+    def allow_forwarding(self, anchor: int) -> None:
+        """Make a namespace pass on what is not for itself; LabError where this machine does not let it."""
+        self._run([*self.enter(anchor), "unshare", "--mount", "sh", "-c", ALLOW_FORWARDING])
 
     def set_offloads(self, on: bool) -> None:
         """Switch segmentation and receive offloads of every link, as `ethtool -K` does."""
@@ -97,7 +120,7 @@ class Lab:
         switches = [word for feature in features for word in (feature, state)]
         for host in self.hosts:
             host.run(["ethtool", "-K", "eth0", *switches])
-            self._run([*self._enter(self._hub), "ethtool", "-K", f"port{host.number}", *switches])
+            self._run([*self.enter(host.segment.anchor), "ethtool", "-K", host.port, *switches])
 
     def start(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
         """A process that ends with the lab at the latest."""
@@ -105,7 +128,7 @@ class Lab:
         self._closing.callback(process.stop)
         return process
 
-    def _build_hub(self) -> int:
+    def _build_hub(self) -> Segment:
         try:
             hub = self._anchor(["unshare", "--net"])
         except LabError as refusal:
@@ -114,13 +137,15 @@ class Lab:
             except LabError as error:
                 raise LabError(f"no network namespaces here: {refusal}; {error}") from None
             self._user = ("--user", "--preserve-credentials")
+        gateway = f"{self.network}.0.1"
         self._ip(
-            hub, ["link set lo up", "link add br0 type bridge", "link set br0 up", "address add 10.93.0.1/16 dev br0"]
+            hub, ["link set lo up", "link add br0 type bridge", "link set br0 up", f"address add {gateway}/16 dev br0"]
         )
         # Forwarding without a route is what makes the hub answer "unreachable" instead of leaving hosts to time out.
-        # Where /proc/sys is read-only (containers) they do time out, and nothing here depends on it.
-        self._run([*self._enter(hub), "sysctl", "-qw", "net.ipv4.ip_forward=1"], check=False)
-        return hub
+        # Where that is not allowed they do time out, and nothing here depends on it.
+        with suppress(LabError):
+            self.allow_forwarding(hub)
+        return Segment(hub, "br0", gateway, 16)
 
     def _anchor(self, unshare: Sequence[str]) -> int:
         process = Process([*unshare, *ANCHOR], env=tool_environment())
@@ -131,11 +156,12 @@ class Lab:
             raise LabError(process.output or "unshare said nothing") from None
         return process.pid
 
-    def _enter(self, anchor: int) -> tuple[str, ...]:
+    def enter(self, anchor: int) -> tuple[str, ...]:
+        """The beginning of a command line that runs in a namespace."""
         return ("nsenter", *self._user, "--net", "--target", str(anchor), "--")
 
     def _ip(self, anchor: int, commands: Sequence[str]) -> None:
-        self._run([*self._enter(anchor), "ip", "-batch", "-"], text="\n".join(commands))
+        self._run([*self.enter(anchor), "ip", "-batch", "-"], text="\n".join(commands))
 
     def _run(self, argv: Sequence[str], text: str = "", check: bool = True) -> None:
         done = subprocess.run(
@@ -145,17 +171,41 @@ class Lab:
             raise LabError(f"{' '.join(argv)}: {done.stderr.strip()}")
 
 
+@dataclass
+class Segment:
+    """A bridge to plug hosts into: the namespace that holds it, and the way out for those on it."""
+
+    anchor: int
+    bridge: str
+    gateway: str
+    prefix_bits: int
+    ports: int = 0
+
+
 class Host:
     """One machine of the lab: its addresses, and ways to run programs in it."""
 
-    def __init__(self, lab: Lab, name: str, number: int, last_number: int, enter: tuple[str, ...]) -> None:
+    def __init__(
+        self, lab: Lab, name: str, anchor: int, segment: Segment, addresses: Sequence[str], address6: str = ""
+    ) -> None:
         self.lab = lab
         self.name = name
-        self.number = number
-        self.last_number = last_number
-        self.addresses = [f"10.93.{n}.1" for n in range(number, last_number + 1)]
-        self.address6 = f"fd93::{number:x}"
-        self._enter = enter
+        self.anchor = anchor
+        self.segment = segment
+        self.port = f"port{segment.ports + 1}"
+        """Its end on the bridge."""
+        self.addresses = list(addresses)
+        self.address6 = address6
+        self._enter = lab.enter(anchor)
+
+    @property
+    def settings(self) -> list[str]:
+        """The commands of `ip` that give `eth0` its addresses and its route, also when it is made anew."""
+        bits = self.segment.prefix_bits
+        addresses = [f"address add {address}/{bits} dev eth0" for address in self.addresses]
+        addresses6 = [f"address add {self.address6}/64 dev eth0 nodad"] if self.address6 else []
+        gateway = f"route add default via {self.segment.gateway}"
+        return ["link set eth0 up mtu 1500", *addresses, *addresses6, gateway]
 
     @property
     def address(self) -> str:

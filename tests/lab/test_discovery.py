@@ -28,6 +28,16 @@ def test_a_key_file_and_strangers_nodes_are_enough(lab: Lab, key: Path, tmp_path
     assert peer_a.stop() == 0 and peer_b.stop() == 0
 
 
+def test_a_lan_without_internet_is_enough(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a = Daemon(lab.host("a"), key, "peer-a", "--no-dht", lan=True).start()
+    peer_b = Daemon(lab.host("b"), key, "peer-b", "--no-dht", lan=True).start()
+    peer_b.meet(peer_a)
+    peer_a.wait_for(r"^\+ peer-b \(home\): lan ")
+    serve_web(peer_a.host, tmp_path / "web")
+    assert curl(peer_b.host, "-x", PROXY, "http://peer-a:8000/hello") == "hello from a"
+    assert peer_a.stop() == 0 and peer_b.stop() == 0
+
+
 def test_a_third_peer_is_found_through_the_first(lab: Lab, key: Path, tmp_path: Path) -> None:
     peer_a, peer_b = two_peers(lab, key)
     peer_c = Daemon(lab.host("c"), key, "peer-c", "--no-dht", "--peer", peer_b.endpoint).start()
