@@ -1,0 +1,64 @@
+"""One UDP socket on a host that says what it hears: to see what a router does to datagrams.
+
+The program, `python -m tests.lab.talker PORT`, obeys lines `IP PORT TEXT`, each answered with `sent TEXT`, and prints
+`TEXT from IP:PORT` for what comes in.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+
+from tests.lab.hosts import Host
+
+PORT = 5000
+DATAGRAM_BYTES = 2048
+
+
+class Talker:
+    """A socket bound to one port of a host, until the lab ends."""
+
+    def __init__(self, host: Host, port: int = PORT) -> None:
+        self.endpoint = (host.address, port)
+        self._process = host.python("-m", "tests.lab.talker", str(port))
+        self._process.wait_for("^ready$")
+
+    def send(self, text: str, endpoint: tuple[str, int]) -> None:
+        """Send a word; returns when it is on its way."""
+        since = self._process.mark()
+        self._process.tell(f"{endpoint[0]} {endpoint[1]} {text}")
+        self._process.wait_for(f"^sent {text}$", since=since)
+
+    def hear(self, text: str) -> tuple[str, int]:
+        """Wait for a word; who sent it, as seen from here."""
+        match = self._process.wait_for(rf"^{text} from (.*):(\d+)$")
+        return match[1], int(match[2])
+
+    def heard(self, text: str) -> bool:
+        """Whether a word has come in so far."""
+        return f"\n{text} from " in self._process.output
+
+
+def main() -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("0.0.0.0", int(sys.argv[1])))
+    threading.Thread(target=_listen, args=[sock], daemon=True).start()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        ip, port, text = line.split()
+        sock.sendto(text.encode(), (ip, int(port)))
+        print("sent", text, flush=True)
+
+
+def _listen(sock: socket.socket) -> None:
+    while True:
+        try:
+            data, (ip, port) = sock.recvfrom(DATAGRAM_BYTES)
+        except OSError:  # an earlier datagram was refused
+            continue
+        print(f"{data.decode()} from {ip}:{port}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Whole peers behind routers find each other through strangers' DHT, connect directly, and carry programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import pytest
+
+from tests.lab.daemon import SOCKS_PORT
+from tests.lab.hosts import PUBLIC, Lab
+from tests.lab.nat import CONES, unavailable
+from tests.lab.scenarios import DIRECT, RELAYED, meeting, path_text
+from tests.lab.scenes import curl, serve_web
+
+# Peers look for each other in the DHT again 2, 5 and 10 s after they began.
+CONNECTED_S = 25.0
+PROXY = f"socks5h://127.0.0.1:{SOCKS_PORT}"
+CONE_PAIRS = [f"{a}+{b}" for a, b in combinations_with_replacement(CONES, 2)]
+OTHERS = ["no-nat", "firewalls", "no-nat+port-restricted", "masquerade+masquerade", "carriers", "one-carrier-hairpin"]
+LAN_S = 15.0
+
+
+@pytest.fixture
+def internet() -> Iterator[Lab]:
+    """A laboratory whose addresses look public."""
+    if reason := unavailable():
+        pytest.skip(f"no routers here: {reason}")
+    with Lab(PUBLIC) as lab:
+        yield lab
+
+
+@pytest.mark.parametrize("name", [*CONE_PAIRS, *OTHERS])
+def test_two_peers_connect_directly(internet: Lab, tmp_path: Path, name: str) -> None:
+    pair = meeting(internet, tmp_path, DIRECT[name](internet))
+    outcome = pair.run(timeout_s=CONNECTED_S)
+    assert outcome.path in ("direct", "lan"), f"{outcome}: {pair.peer_a.output}\n\n{pair.peer_b.output}"
+    serve_web(pair.peer_a.host, tmp_path / "web-a")
+    serve_web(pair.peer_b.host, tmp_path / "web-b")
+    assert curl(pair.peer_a.host, "-x", PROXY, "http://peer-b:8000/hello") == "hello from b"
+    assert curl(pair.peer_b.host, "-x", PROXY, "http://peer-a:8000/hello") == "hello from a"
+
+
+@pytest.mark.parametrize("name", sorted(RELAYED))
+def test_a_third_peer_carries_where_no_direct_path_is(internet: Lab, tmp_path: Path, name: str) -> None:
+    pair = meeting(internet, tmp_path, RELAYED[name](internet), third=True)
+    outcome = pair.run(timeout_s=CONNECTED_S)
+    assert outcome.path != "none", f"{outcome}: {pair.peer_a.output}\n\n{pair.peer_b.output}"
+    assert path_text(pair.peer_a, pair.peer_b) == "relay via peer-c"
+    serve_web(pair.peer_b.host, tmp_path / "web-b")
+    assert curl(pair.peer_a.host, "-x", PROXY, "http://peer-b:8000/hello") == "hello from b"
+
+
+@pytest.mark.parametrize("name", ["same-home", "same-home-hairpin"])
+def test_two_peers_of_one_home_use_its_network(internet: Lab, tmp_path: Path, name: str) -> None:
+    """Also where the router would turn their packets round."""
+    pair = meeting(internet, tmp_path, DIRECT[name](internet))
+    outcome = pair.run(timeout_s=CONNECTED_S)
+    assert outcome.path in ("direct", "lan"), f"{outcome}: {pair.peer_a.output}\n\n{pair.peer_b.output}"
+    for peer, other in ((pair.peer_a, pair.peer_b), (pair.peer_b, pair.peer_a)):
+        deadline = time.monotonic() + LAN_S
+        while f" {other.host.address}:" not in (path := path_text(peer, other)):
+            assert time.monotonic() < deadline, f"{peer.name} reaches {other.name} by {path}"
+    serve_web(pair.peer_b.host, tmp_path / "web-b")
+    assert curl(pair.peer_a.host, "-x", PROXY, "http://peer-b:8000/hello") == "hello from b"
