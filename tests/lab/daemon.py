@@ -109,5 +109,5 @@ class Daemon:
 
     @property
     def _environment(self) -> dict[str, str]:
-        no_lan = {"PVPN_NO_LAN": "0" if self.lan else "1"}
-        return {"PVPN_STATE": str(self.state), "PYTHONPATH": str(ROOT), **no_lan}
+        quiet = {"PVPN_NO_LAN": "0" if self.lan else "1", "PVPN_NO_PORT_MAPPING": "1"}
+        return {"PVPN_STATE": str(self.state), "PYTHONPATH": str(ROOT), **quiet}
