@@ -1,15 +1,12 @@
 """One network as this device lives it: finds members, keeps one session to each, and opens flows over them.
 
-    candidates --probe--> pong --Dial--> handshake --AUTH--> live --flows--> lost --retry--> candidates
-
-Of two connections between the same two boots with one lane, both ends keep the one whose initiator has the lower
-id. A peer that comes with a new boot nonce has restarted if its old connection's path stays silent for a second;
-if that answers, two machines carry one identity, and the newcomer is refused.
+candidates --probe--> pong --Dial--> handshake --AUTH--> live --flows--> lost --retry--> candidates
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,33 +23,29 @@ from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import Kind, PathMonitor, kind_of
 from proxy_vpn.mesh.relay import Relay
+from proxy_vpn.mesh.rivals import Rivals
 from proxy_vpn.mesh.roster import Peer, Roster
 from proxy_vpn.mesh.seeker import Seeker
 from proxy_vpn.mesh.session import Session, State
+from proxy_vpn.mesh.sizes import SizeCheck
 from proxy_vpn.mesh.tunnels import TunnelNumbers, Tunnels
+from proxy_vpn.mesh.watcher import Watcher
 from proxy_vpn.net.demux import Demultiplexer
-from proxy_vpn.net.engine import EngineFactory
+from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES, EngineFactory
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.membership import Initiator, Responder
 from proxy_vpn.wire.messages import Reach, RelayMessage, Welcome
-from proxy_vpn.wire.probe import BOOT_BYTES, SMALL_PROBE_BYTES
+from proxy_vpn.wire.probe import BOOT_BYTES
 from proxy_vpn.wire.seal import HINT_BYTES, SealKey
 
 TICK_S = 0.25
-BOOT_PROBE_S = 0.25
-BOOT_PROBES = 3
 OFFLINE_WAIT_S = 5.0
 LEFT_WAIT_S = 1.0
-RETIRE_S = 10.0
 OBSERVED_LIMIT = 8
 SEARCH_S = 60.0
 SESSIONS_LIMIT = 512
-SILENCE_S = 0.75
-FIRST_PROBE_S = 0.5
-SIMULTANEOUS_S = 0.05
-SIMULTANEOUS_RTTS = 2
 REACH_EVERY_S = 5.0
-
+_log = logging.getLogger(__name__)
 
 TWIN_WARNING = (
     "another machine carries this device's identity and was there first"
@@ -131,7 +124,8 @@ class Mesh:
             on_refused=lambda relay, device, reason: self.detours.refused(relay, device, reason),
         )
         self.detours = Detours(self.roster, self.tunnels, self.seeker.want, self.live_session)
-        self._boot_checks: dict[bytes, asyncio.TimerHandle] = {}
+        self._rivals = Rivals(identity.id, observer.warning)
+        self._watcher = Watcher(self.seeker, self._loop.time)
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._observed: dict[Address, None] = {}
         self._ticker = self._loop.call_soon(self._tick)
@@ -203,8 +197,7 @@ class Mesh:
         """Say goodbye to every peer and wait for their flows (2 s)."""
         self.seeker.stop()
         self._ticker.cancel()
-        for handle in self._boot_checks.values():
-            handle.cancel()
+        self._rivals.stop()
         async with asyncio.TaskGroup() as group:
             for session in tuple(self._sessions):
                 group.create_task(session.finish("stopping"))
@@ -229,7 +222,7 @@ class Mesh:
         self._ticker = self._loop.call_later(TICK_S, self._tick)
         self.seeker.tick()
         for session in tuple(self._sessions):
-            self._watch(session)
+            self._watcher.watch(session)
         self.detours.tick(self._sessions)
         self._exchange.tick(self._loop.time())
         if self._loop.time() >= self._reach_due:
@@ -243,24 +236,6 @@ class Mesh:
             if session.state is State.LIVE and session.told != ours:
                 session.told = ours
                 session.send_control(ours)
-
-    def _watch(self, session: Session) -> None:
-        if session.paths is None:
-            return
-        session.link.keep()
-        if session.paths.rtt_s is None and self._loop.time() - session.live_at > FIRST_PROBE_S:
-            # Not at once: the other side may not be live yet, and a probe that it never took could be sent it again.
-            session.paths.check()
-        if session.link.silence_s(session.paths.heard_at) > SILENCE_S and session.member is not None:
-            # Dead, away or restarted: a path probe tells the first two apart, a PONG's boot nonce the third.
-            session.paths.check()
-            self.seeker.prober.probe(session.paths.current, session.member.identity, SMALL_PROBE_BYTES)
-        if session.paths.suspect is not session.racing and session.member is not None:
-            session.racing = session.paths.suspect
-            if session.racing:
-                self.seeker.want(session.member.identity)
-        if not session.paths.tick(session.heard_at, len(session.streams) > 0):
-            session.close("no answer any more")
 
     def live_session(self, identity: bytes) -> Session | None:
         """The session that takes new flows to this device."""
@@ -278,7 +253,7 @@ class Mesh:
             return True
         if any(known.member is not None and known.member.boot == boot for known in peer.sessions):
             return True
-        self._check_boot(peer)
+        self._rivals.check_boot(peer)
         return False
 
     def observed(self) -> list[Address]:
@@ -378,24 +353,14 @@ class Mesh:
             on_switch=lambda path: self._switched(session, path),
             on_return=lambda: session.link.kick(),
         )
+        session.sizes = SizeCheck(session.paths, self._loop.time, lambda: self._black_hole(session))
         session.streams.path_rtt_s = lambda: None if session.paths is None else session.paths.rtt_s
         old = self._usable(peer)
         session.live_at = self._loop.time()
-        if old is None or old.member is None:
+        if old is None:
             self._take(peer, session)
-        elif old.member.boot != member.boot:
-            peer.sessions.append(session)
-            self._check_boot(peer)
-        elif session.started_at - old.live_at > SIMULTANEOUS_S + SIMULTANEOUS_RTTS * (old.link.engine.rtt_s or 0.0):
-            # Nobody dials whom it has: the peer has lost the old connection, though we have not noticed yet.
-            peer.sessions.append(session)
-            old.close("the peer connected anew")
-        elif self._initiator_of(session, peer) < self._initiator_of(old, peer):
-            peer.sessions.insert(0, session)
-            self._retire(old)
         else:
-            peer.sessions.append(session)
-            self._retire(session)
+            self._rivals.settle(peer, old, session)
 
     def _take(self, peer: Peer, session: Session) -> None:
         peer.sessions.insert(0, session)
@@ -416,58 +381,15 @@ class Mesh:
         began = max(peer.lost_at, self._started_at)
         return began if session.started_at - began < SEARCH_S else session.started_at
 
-    def _initiator_of(self, session: Session, peer: Peer) -> bytes:
-        return self.identity.id if session.initiator else peer.identity
-
-    def _retire(self, session: Session) -> None:
-        """Take no new flows; close once the open ones have ended, or after 10 s."""
-        session.state = State.CLOSING
-
-        def close(attempts: int) -> None:
-            if len(session.streams) and attempts:
-                self._loop.call_later(1.0, close, attempts - 1)
-            else:
-                session.close("replaced by the peer's other connection")
-
-        self._loop.call_later(1.0, close, int(RETIRE_S) - 1)
-
-    def _check_boot(self, peer: Peer) -> None:
-        """The peer shows a new boot nonce: has it restarted, or is it twice there?
-
-        A probe's word for it may be a lie of another member, so the old connection is given up only if several
-        probes of its path stay unanswered and nothing else is heard of it meanwhile.
-        """
-        old = self._usable(peer)
-        if peer.identity in self._boot_checks or old is None or old.paths is None:
-            return
-        began, paths = self._loop.time(), old.paths
-        paths.probe()
-
-        def decide(probes_left: int) -> None:
-            if max(paths.heard_at, old.heard_at) > began:
-                del self._boot_checks[peer.identity]
-                self._refuse_twins(peer)
-            elif probes_left:
-                paths.probe()
-                self._boot_checks[peer.identity] = self._loop.call_later(BOOT_PROBE_S, decide, probes_left - 1)
-            else:
-                del self._boot_checks[peer.identity]
-                old.close("restarted")
-
-        self._boot_checks[peer.identity] = self._loop.call_later(BOOT_PROBE_S, decide, BOOT_PROBES)
-
-    def _refuse_twins(self, peer: Peer) -> None:
-        """The old connection lives: whoever came with another boot nonce and proved the identity is a copy."""
-        if len(peer.sessions) > 1:
-            self._observer.warning(
-                f"two machines carry the identity of {peer.name} - give one of them a state directory of its own"
-            )
-        for session in peer.sessions[1:]:
-            session.close("its identity is in use elsewhere", twin=True)
-
     def _switched(self, session: Session, path: Path) -> None:
         session.link.path = path
+        if session.sizes is not None:
+            session.sizes.check()
         session.link.kick()
+
+    def _black_hole(self, session: Session) -> None:
+        _log.info("%s: the path to %s carries only small datagrams now", self.key.name, session.peer_name)
+        session.link.lower_size(HANDSHAKE_DATAGRAM_BYTES)
 
     def session_closed(self, session: Session, reason: str) -> None:
         """A session ended, live or not."""

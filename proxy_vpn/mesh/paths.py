@@ -138,7 +138,17 @@ class PathMonitor:
         if kind_of(path) < kind_of(self.current):
             self.probe(path)
 
-    def probe(self, path: Path | None = None, done: Callable[[float], None] | None = None) -> None:
+    @property
+    def answer_wait_s(self) -> float:
+        """How long to wait for a probe's answer before it counts as lost."""
+        return ANSWER_WAIT_S + 3 * (self.rtt_s or ANSWER_WAIT_S)
+
+    def probe(
+        self,
+        path: Path | None = None,
+        done: Callable[[float], None] | None = None,
+        size_bytes: int = SMALL_PROBE_BYTES,
+    ) -> None:
         """Probe one path (the current one by default); `done` hears the round trip in seconds."""
         if len(self._sent) >= PENDING_LIMIT:
             self._sent.pop(next(iter(self._sent)))
@@ -146,9 +156,9 @@ class PathMonitor:
         tx = self._count.to_bytes(COUNTER_BYTES, "big") + self._entropy(TX_BYTES - COUNTER_BYTES)
         target = path or self.current
         self._sent[tx] = _Sent(target, self._now(), done)
-        if target == self.current and self._waiting is None:
+        if target == self.current and self._waiting is None and size_bytes == SMALL_PROBE_BYTES:
             self._waiting = tx
-        self._transmit(PathProbe(tx, False, None, SMALL_PROBE_BYTES), target)
+        self._transmit(PathProbe(tx, False, None, size_bytes), target)
 
     def heard_on(self, path: Path) -> None:
         """An authentic packet came from another path: the peer may have moved. Probe there, move nothing yet."""
@@ -173,7 +183,7 @@ class PathMonitor:
         if now - self.heard_at > (BUSY_LOST_S if busy else IDLE_LOST_S):
             return False
         waiting = self._sent.get(self._waiting) if self._waiting else None
-        if waiting is not None and now - waiting.at > ANSWER_WAIT_S + 3 * (self.rtt_s or ANSWER_WAIT_S):
+        if waiting is not None and now - waiting.at > self.answer_wait_s:
             self._waiting = None
             if self.heard_at < waiting.at or self._elsewhere_at > waiting.at:
                 self._unanswered += 1

@@ -20,6 +20,7 @@ from proxy_vpn.errors import WireError
 from proxy_vpn.mesh.flow import Budget
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import PathMonitor
+from proxy_vpn.mesh.sizes import SizeCheck
 from proxy_vpn.mesh.streams import Streams
 from proxy_vpn.net.quic import INTERNAL_ERROR, Link
 from proxy_vpn.net.udp import Path
@@ -106,6 +107,7 @@ class Session:
         self.twin = False
         self.racing = False
         self.paths: PathMonitor | None = None
+        self.sizes: SizeCheck | None = None
         self.path_secret = (b"", b"")
         self.on_settled: list[Callable[[], object]] = []
         self.on_closed: list[Callable[[], object]] = []

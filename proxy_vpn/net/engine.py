@@ -79,7 +79,8 @@ class Engine(ABC):
 
     name: str
 
-    def __init__(self, quic: Any, secrets: SecretsLog) -> None:
+    def __init__(self, quic: Any, secrets: SecretsLog, size: int) -> None:
+        self.size = size
         self._quic = quic
         self._secrets = secrets
         self.connection_id: bytes = quic.host_cid

@@ -32,8 +32,7 @@ class AioquicEngine(Engine):
         )
         quic._local_max_streams_bidi.value = STREAMS_LIMIT
         quic._local_max_streams_uni.value = 0
-        super().__init__(quic, secrets)
-        self._size = size
+        super().__init__(quic, secrets, size)
         self._written: set[int] = set()
 
     def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
@@ -41,7 +40,7 @@ class AioquicEngine(Engine):
         for start in range(0, len(data), segment_bytes):
             self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
         if self._quic._handshake_confirmed:  # no datagram bears a long header any more
-            self._quic._max_datagram_size = self._size
+            self._quic._max_datagram_size = self.size
         return self._largest_received > before
 
     @property
@@ -93,6 +92,6 @@ class AioquicEngine(Engine):
         return loss._rtt_smoothed if loss._rtt_initialized else None
 
     def set_size(self, size: int) -> None:
-        self._size = size
+        self.size = size
         if self._quic._handshake_confirmed:
             self._quic._max_datagram_size = size

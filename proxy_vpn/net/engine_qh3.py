@@ -224,8 +224,7 @@ class Qh3Engine(Engine):
         quic = _Connection(
             configuration=configuration, original_destination_connection_id=None if is_client else destination
         )
-        super().__init__(quic, secrets)
-        self._size = size
+        super().__init__(quic, secrets, size)
         self._drained: list[bytes] = []
 
     def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
@@ -264,7 +263,7 @@ class Qh3Engine(Engine):
 
     @property
     def datagram_limit(self) -> int:
-        return self._size - _DATAGRAM_OVERHEAD_BYTES
+        return self.size - _DATAGRAM_OVERHEAD_BYTES
 
     @property
     def backlog(self) -> int:
@@ -274,7 +273,7 @@ class Qh3Engine(Engine):
     @property
     def room(self) -> int:
         # One datagram less than the window has room for: then it never ends full, and nothing is put aside.
-        window: int = (self._quic.window - self._size) * (self._size - _STREAM_OVERHEAD_BYTES) // self._size
+        window: int = (self._quic.window - self.size) * (self.size - _STREAM_OVERHEAD_BYTES) // self.size
         return room_within(window, self.backlog)
 
     @property
@@ -287,6 +286,6 @@ class Qh3Engine(Engine):
         return rtt
 
     def set_size(self, size: int) -> None:
-        if size < self._size:
+        if size < self.size:
             self._quic.lower_size(size)
-            self._size = size
+            self.size = size

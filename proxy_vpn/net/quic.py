@@ -196,6 +196,11 @@ class Link:
             self._guard(lambda: self.engine.handle_timer(max(timer, now)))
         self.settle()
 
+    def lower_size(self, size: int) -> None:
+        """The path carries datagrams of `size` bytes at most: send what is missing again in such."""
+        self._guard(lambda: self.engine.set_size(size))
+        self.kick()
+
     def close(self, code: int, reason: str) -> None:
         """Say goodbye in one packet and end; unsent data is dropped."""
         if not self._closed:

@@ -1,0 +1,101 @@
+"""Several connections to one peer: which stays, and whether the peer restarted or is twice there.
+
+Of two between the same two boots both ends keep the one whose initiator has the lower id. One that comes with a new
+boot nonce replaces the old one if that stays silent for a second; if it answers, two machines carry one identity,
+and the newcomer is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy_vpn.mesh.roster import Peer
+from proxy_vpn.mesh.session import Session, State
+
+BOOT_PROBE_S = 0.25
+BOOT_PROBES = 3
+RETIRE_S = 10.0
+SIMULTANEOUS_S = 0.05
+SIMULTANEOUS_RTTS = 2
+
+
+class Rivals:
+    """Settles which of a peer's sessions takes flows; `identity` is ours, `warn` tells the user."""
+
+    def __init__(self, identity: bytes, warn: Callable[[str], None]) -> None:
+        self._identity = identity
+        self._warn = warn
+        self._loop = asyncio.get_running_loop()
+        self._checks: dict[bytes, asyncio.TimerHandle] = {}
+
+    def stop(self) -> None:
+        """Decide nothing any more."""
+        for handle in self._checks.values():
+            handle.cancel()
+
+    def settle(self, peer: Peer, old: Session, session: Session) -> None:
+        """A second session of this peer is live: note it, and end the one that is not to stay."""
+        assert old.member is not None and session.member is not None
+        if old.member.boot != session.member.boot:
+            peer.sessions.append(session)
+            self.check_boot(peer)
+        elif session.started_at - old.live_at > SIMULTANEOUS_S + SIMULTANEOUS_RTTS * (old.link.engine.rtt_s or 0.0):
+            # Nobody dials whom it has: the peer has lost the old connection, though we have not noticed yet.
+            peer.sessions.append(session)
+            old.close("the peer connected anew")
+        elif self._initiator_of(session, peer) < self._initiator_of(old, peer):
+            peer.sessions.insert(0, session)
+            self._retire(old)
+        else:
+            peer.sessions.append(session)
+            self._retire(session)
+
+    def _initiator_of(self, session: Session, peer: Peer) -> bytes:
+        return self._identity if session.initiator else peer.identity
+
+    def _retire(self, session: Session) -> None:
+        """Take no new flows; close once the open ones have ended, or after 10 s."""
+        session.state = State.CLOSING
+
+        def close(attempts: int) -> None:
+            if len(session.streams) and attempts:
+                self._loop.call_later(1.0, close, attempts - 1)
+            else:
+                session.close("replaced by the peer's other connection")
+
+        self._loop.call_later(1.0, close, int(RETIRE_S) - 1)
+
+    def check_boot(self, peer: Peer) -> None:
+        """The peer shows a new boot nonce: has it restarted, or is it twice there?
+
+        A probe's word for it may be a lie of another member, so the old connection is given up only if several
+        probes of its path stay unanswered and nothing else is heard of it meanwhile.
+        """
+        old = peer.session
+        if peer.identity in self._checks or old is None or old.state is not State.LIVE or old.paths is None:
+            return
+        began, paths = self._loop.time(), old.paths
+        paths.probe()
+
+        def decide(probes_left: int) -> None:
+            if max(paths.heard_at, old.heard_at) > began:
+                del self._checks[peer.identity]
+                self._refuse_twins(peer)
+            elif probes_left:
+                paths.probe()
+                self._checks[peer.identity] = self._loop.call_later(BOOT_PROBE_S, decide, probes_left - 1)
+            else:
+                del self._checks[peer.identity]
+                old.close("restarted")
+
+        self._checks[peer.identity] = self._loop.call_later(BOOT_PROBE_S, decide, BOOT_PROBES)
+
+    def _refuse_twins(self, peer: Peer) -> None:
+        """The old connection lives: whoever came with another boot nonce and proved the identity is a copy."""
+        if len(peer.sessions) > 1:
+            self._warn(
+                f"two machines carry the identity of {peer.name} - give one of them a state directory of its own"
+            )
+        for session in peer.sessions[1:]:
+            session.close("its identity is in use elsewhere", twin=True)

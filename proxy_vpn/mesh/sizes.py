@@ -1,0 +1,58 @@
+"""Whether the path still carries datagrams of the size its connection uses.
+
+A router that begins to swallow large datagrams leaves the connection open and every transfer hanging. So while data
+waits for its acknowledgement the current path is probed with a datagram as large as the connection's own (RFC 8899,
+section 4.3: black hole detection). Three in a row unanswered, while small ones are answered, prove the hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy_vpn.mesh.paths import PathMonitor
+from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES
+
+CHECK_INTERVAL_S = 5.0
+UNANSWERED_LIMIT = 3
+
+
+class SizeCheck:
+    """Watches one session's datagram size in bytes; driven by `tick`; `on_black_hole` is to lower it."""
+
+    def __init__(self, paths: PathMonitor, now: Callable[[], float], on_black_hole: Callable[[], None]) -> None:
+        self._paths = paths
+        self._now = now
+        self._on_black_hole = on_black_hole
+        self._due = now() + CHECK_INTERVAL_S
+        self._sent_at: float | None = None
+        self._unanswered = 0
+
+    def check(self) -> None:
+        """Something is odd (a silence, another path): probe at once, unless an answer is awaited already."""
+        self._due = self._now()
+
+    def tick(self, size_bytes: int, waiting: bool) -> None:
+        """Probe when due and judge what is overdue; `waiting`: data waits for its acknowledgement."""
+        now = self._now()
+        if self._sent_at is not None and now >= self._sent_at + self._paths.answer_wait_s:
+            self._overdue(self._sent_at)
+        if self._sent_at is None and waiting and now >= self._due and size_bytes > HANDSHAKE_DATAGRAM_BYTES:
+            self._due = now + CHECK_INTERVAL_S
+            self._sent_at = now
+            self._paths.probe()
+            self._paths.probe(done=lambda _: self._answered(now), size_bytes=size_bytes)
+
+    def _answered(self, sent_at: float) -> None:
+        self._unanswered = 0
+        if self._sent_at == sent_at:
+            self._sent_at = None
+
+    def _overdue(self, sent_at: float) -> None:
+        self._sent_at = None
+        if self._paths.heard_at <= sent_at:
+            return  # nothing gets through: the path is at fault, not the size
+        self._unanswered += 1
+        self._due = self._now()
+        if self._unanswered >= UNANSWERED_LIMIT:
+            self._unanswered = 0
+            self._on_black_hole()

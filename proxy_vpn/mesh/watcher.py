@@ -1,0 +1,44 @@
+"""Watches live sessions: is the peer still there, does the path still carry, and datagrams of this size?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy_vpn.mesh.seeker import Seeker
+from proxy_vpn.mesh.session import Session
+from proxy_vpn.wire.probe import SMALL_PROBE_BYTES
+
+SILENCE_S = 0.75
+FIRST_PROBE_S = 0.5
+
+
+class Watcher:
+    """Looks after the sessions of one network; `now` is the loop's clock in seconds."""
+
+    def __init__(self, seeker: Seeker, now: Callable[[], float]) -> None:
+        self._seeker = seeker
+        self._now = now
+
+    def watch(self, session: Session) -> None:
+        """Called a few times a second for every session; closes one whose peer is lost."""
+        paths, sizes, member = session.paths, session.sizes, session.member
+        if paths is None or sizes is None or member is None:
+            return
+        session.link.keep()
+        if paths.rtt_s is None and self._now() - session.live_at > FIRST_PROBE_S:
+            # Not at once: the other side may not be live yet, and a probe that it never took could be sent it again.
+            paths.check()
+        if session.link.silence_s(paths.heard_at) > SILENCE_S:
+            # Dead, away or restarted: a path probe tells the first two apart, a PONG's boot nonce the third.
+            paths.check()
+            self._seeker.prober.probe(paths.current, member.identity, SMALL_PROBE_BYTES)
+        engine = session.link.engine
+        if self._now() - session.link.received_at > SILENCE_S:
+            sizes.check()
+        sizes.tick(engine.size, engine.unacknowledged > 0)
+        if paths.suspect is not session.racing:
+            session.racing = paths.suspect
+            if session.racing:
+                self._seeker.want(member.identity)
+        if not paths.tick(session.heard_at, len(session.streams) > 0):
+            session.close("no answer any more")
