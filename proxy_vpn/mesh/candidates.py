@@ -24,9 +24,11 @@ PROBES_PER_TURN = 64
 PROBES_PER_IP_AND_TURN = 4
 QUICK_PROBES = 5
 FIRST_PAUSE_S = 0.5
+RETURN_PAUSE_S = 1.5
 SLOW_PAUSE_S = 10.0
 PERSISTENT_PAUSE_S = 30.0
 NAMED_FOR_S = 120.0
+RETURN_FOR_S = 600.0
 OWN_ADDRESS_S = 600.0
 
 
@@ -159,12 +161,18 @@ class CandidateBook:
             if len(chosen) >= PROBES_PER_TURN or targets[candidate.address.ip] >= PROBES_PER_IP_AND_TURN:
                 continue
             targets[candidate.address.ip] += 1
-            slowest_s = PERSISTENT_PAUSE_S if now - candidate.named > NAMED_FOR_S else SLOW_PAUSE_S
-            pause = min(slowest_s, FIRST_PAUSE_S * 2 ** min(candidate.probes, 10))
+            pause = min(_slowest_s(candidate, now), FIRST_PAUSE_S * 2 ** min(candidate.probes, 10))
             candidate.probes += 1
             candidate.due = now + pause
             chosen.append(candidate)
         return chosen
+
+
+def _slowest_s(candidate: Candidate, now: float) -> float:
+    """The longest pause between probes: short where a peer was lately, which is back when its line is."""
+    if not candidate.persistent:
+        return SLOW_PAUSE_S
+    return RETURN_PAUSE_S if now - candidate.named <= RETURN_FOR_S else PERSISTENT_PAUSE_S
 
 
 def _prefix(address: Address) -> bytes:

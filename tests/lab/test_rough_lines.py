@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ LONG_BYTES = 12_000_000
 TRANSFER_S = 60.0
 SHORT_CUT_S = 5.0
 MENDED_S = 5.0
+NOTICED_S = 30.0
+BACK_S = 3.0
 # Throughput under loss falls as the round trip grows; with a short one these tests are short too.
 ROUGH = {
     "loss 1 %": {"delay_ms": 1.0, "loss": 0.01},
@@ -101,6 +104,27 @@ def test_a_short_cut_only_pauses_transfers(lab: Lab, key: Path) -> None:
     for role, client in clients.items():
         pair.check(client, role, LONG_BYTES)
     pair.check_nobody_left()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_long_cut_resets_flows_and_the_peer_is_back_with_the_line(lab: Lab, key: Path, asked: bool) -> None:
+    pair = Pair(lab, key).meet(**BROADBAND)
+    client = pair.a.exchange("follow", "peer-b", EXCHANGE_PORT)
+    client.wait_for("^at ")
+    pair.wire.down()
+    for peer, other in ((pair.a, "peer-b"), (pair.b, "peer-a")):
+        peer.wait_for(f"^- {other} ", NOTICED_S)
+    assert client.result(NOTICED_S)["end"] == "reset"
+    since = _lines(pair.a)
+    pair.wire.up()
+    mended_at = time.monotonic()
+    if asked:
+        client = pair.a.exchange("get", "peer-b", EXCHANGE_PORT, SIZE_BYTES)
+    pair.a.wait_for(r"^\+ peer-b ", since=since)
+    took = time.monotonic() - mended_at
+    assert took <= BACK_S, f"back after {took:.1f} s"
+    if asked:
+        pair.check(client, "get", SIZE_BYTES)
 
 
 def test_a_black_hole_that_appears_only_pauses_a_transfer(lab: Lab, key: Path) -> None:
