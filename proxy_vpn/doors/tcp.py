@@ -32,6 +32,7 @@ class TcpDuplex:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._sock = sock
+        self._fd = sock.fileno()  # a socket that is not watched costs the loop its repr
         self._loop = asyncio.get_running_loop()
         self._early = early
         self._marks_end = marks_end
@@ -72,7 +73,7 @@ class TcpDuplex:
             return
         if sent < len(data):
             self._queue.append(memoryview(data)[sent:])
-            self._loop.add_writer(self._sock, self._on_writable)
+            self._loop.add_writer(self._fd, self._on_writable)
         self._report_written(sent)
 
     def write_eof(self) -> None:
@@ -81,7 +82,7 @@ class TcpDuplex:
             self._eof_wanted = True
             if self._marks_end and not self._ended and self._write_error is None:
                 self._queue.append_mark()
-                self._loop.add_writer(self._sock, self._on_writable)
+                self._loop.add_writer(self._fd, self._on_writable)
             self._loop.call_soon(self._shut_down_when_sent)
 
     def consumed(self, size: int) -> None:
@@ -90,7 +91,7 @@ class TcpDuplex:
         if self._paused and self._unconsumed <= RESUME_BYTES:
             self._paused = False
             if not (self._ended or self._eof_in):
-                self._loop.add_reader(self._sock, self._on_readable)
+                self._loop.add_reader(self._fd, self._on_readable)
 
     def reset(self) -> None:
         """Break what is open: a RST. But a direction that `write_eof` ended is still delivered, with its FIN, first."""
@@ -126,7 +127,7 @@ class TcpDuplex:
             self._unconsumed += len(early)
             self._sink.data_received(early)
         if not self._ended:
-            self._loop.add_reader(self._sock, self._on_readable)
+            self._loop.add_reader(self._fd, self._on_readable)
 
     def _on_readable(self) -> None:
         try:
@@ -144,7 +145,7 @@ class TcpDuplex:
         self._sink.data_received(data)
         if self._unconsumed >= WINDOW_BYTES and not self._ended:
             self._paused = True
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self._fd)
 
     def _read_eof(self) -> None:
         # A connection that was reset reads as ended once its error has been reported to a send. EPIPE alone says
@@ -153,7 +154,7 @@ class TcpDuplex:
             self._lose(self._write_error)
             return
         self._eof_in = True
-        self._loop.remove_reader(self._sock)
+        self._loop.remove_reader(self._fd)
         assert self._sink is not None
         self._sink.eof_received()
         if self._write_error is not None:
@@ -170,7 +171,7 @@ class TcpDuplex:
             self._write_failed(error)
             return
         if not self._queue:
-            self._loop.remove_writer(self._sock)
+            self._loop.remove_writer(self._fd)
         self._report_written(sent)
         self._shut_down_when_sent()
 
@@ -197,7 +198,7 @@ class TcpDuplex:
             return
         self._write_error = error
         self._queue.clear()
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._fd)
         if self._eof_in:
             self._lose(error)
 
@@ -218,8 +219,8 @@ class TcpDuplex:
     def _detach(self) -> None:
         if not self._ended:
             self._ended = True
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
 
     def _close(self, reset: bool = False) -> None:
         if not self._closed.done():

@@ -242,14 +242,15 @@ class Session:
     def path_heard(self, path: Path) -> None:
         self._owner.session_path_heard(self, path)
 
-    def room_available(self) -> None:
+    def room_available(self) -> bool:
         limits = self.streams.take_grants()
         if limits:
             self.send_control(messages.Credit(limits))
-        self.streams.pump()
+        moved = self.streams.pump()
         # Sent is not arrived, and close() drops what is not acknowledged.
         if self.state is State.CLOSING and not len(self.streams) and not self.link.engine.unacknowledged:
             self._drained.set()
+        return moved or bool(limits)
 
     def link_closed(self, reason: str) -> None:
         was, self.state = self.state, State.CLOSED

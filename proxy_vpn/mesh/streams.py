@@ -280,19 +280,23 @@ class Streams:
 
     def take_grants(self) -> list[tuple[int, int]]:
         """The credit to announce now."""
+        if not self._grants:
+            return []
         grants, self._grants = list(self._grants.items()), {}
         return grants
 
-    def pump(self) -> None:
-        """Give the engine one more chunk, of the flow whose turn it is."""
+    def pump(self) -> bool:
+        """Give the engine one more chunk, of the flow whose turn it is; False if it got none."""
         room = min(self.link.engine.room, CHUNK_BYTES) if self._ready and not self.link.closed else 0
-        if room > 0:
-            flow = next(iter(self._ready))
-            del self._ready[flow]
+        if room <= 0:
+            return False
+        flow = next(iter(self._ready))
+        del self._ready[flow]
+        if flow.ready:
+            flow.pump(room)
             if flow.ready:
-                flow.pump(room)
-                if flow.ready:
-                    self._ready[flow] = None
+                self._ready[flow] = None
+        return True
 
     def lose_all(self) -> None:
         """The connection is over."""

@@ -39,6 +39,7 @@ class Demultiplexer:
     def __init__(self, sockets: Sequence[UdpSocket]) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
+        self._held_back: set[UdpSocket] = set()
         self.links: dict[bytes, LinkReceiver] = {}
         self.on_sealed: Callable[[bytes, Path], LinkReceiver | None] = lambda datagram, path: None
         self.on_krpc: Callable[[bytes, Address], None] = lambda datagram, source: None
@@ -76,8 +77,7 @@ class Demultiplexer:
 
     def congested(self, path: Path) -> bool:
         """Whether the kernel holds back that path's socket."""
-        socket = None if path.remote.relayed else self._socket_of(path)
-        return socket is not None and socket.congested
+        return bool(self._held_back) and not path.remote.relayed and self._socket_of(path) in self._held_back
 
     def receive_relayed(self, datagram: bytes, path: Path) -> None:
         """A datagram that came through a tunnel: a sealed one or one of a connection's, never the DHT's."""
@@ -94,14 +94,21 @@ class Demultiplexer:
 
     def _socket_of(self, path: Path) -> UdpSocket | None:
         """The socket bound to the path's own address, else the first of its family."""
-        family = [socket for socket in self._sockets if socket.family == path.remote.family]
-        return next((socket for socket in family if socket.address.ip == path.local), family[0] if family else None)
+        chosen, wanted = None, path.remote.family
+        for socket in self._sockets:
+            if socket.family == wanted:
+                if socket.address.ip == path.local:
+                    return socket
+                chosen = chosen or socket
+        return chosen
 
     def _await_writable(self, socket: UdpSocket) -> None:
+        self._held_back.add(socket)
         self._loop.add_writer(socket.fileno(), self._writable, socket)
 
     def _writable(self, socket: UdpSocket) -> None:
         if socket.flush():
+            self._held_back.discard(socket)
             self._loop.remove_writer(socket.fileno())
             for link in {id(link): link for link in self.links.values()}.values():
                 link.settle()

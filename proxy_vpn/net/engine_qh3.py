@@ -193,6 +193,13 @@ class _Connection(QuicConnection):
         return 0 if self._core is None else self._core.congestion_window - self._core.bytes_in_flight
 
     @property
+    def unsent(self) -> int:
+        """Stream bytes never sent yet; what get_send_buffer_size tells, without its checks."""
+        if self._core is None or self._close_event is not None or not self._pre_handshake_state_replayed:
+            return int(self.get_send_buffer_size())
+        return int(self._core.get_send_buffer_size(None))
+
+    @property
     def in_flight(self) -> int:
         return 0 if self._core is None else self._core.bytes_in_flight
 
@@ -267,8 +274,7 @@ class Qh3Engine(Engine):
 
     @property
     def backlog(self) -> int:
-        size: int = self._quic.get_send_buffer_size()
-        return size
+        return int(self._quic.unsent)
 
     @property
     def room(self) -> int:

@@ -38,8 +38,8 @@ _log = logging.getLogger(__name__)
 class LinkHandler(EngineHandler, Protocol):
     """Who uses the connection: the engine's reports, room for more data, and the end."""
 
-    def room_available(self) -> None:
-        """The engine has room for stream data: give it one more chunk (called after every send)."""
+    def room_available(self) -> bool:
+        """The engine has room for stream data: give it one more chunk; False if there is nothing to give."""
 
     def path_heard(self, path: Path) -> None:
         """An authentic new datagram of this connection came from another `path` than the current one."""
@@ -136,33 +136,30 @@ class Link:
         for _ in range(SEND_ROUNDS_LIMIT):
             if self._closed:
                 return
-            sent = self._send()
+            self._send()
             if self._closed or self.engine.room <= 0 or not self._can_send():
                 break
-            before = self.engine.backlog
-            self._handler.room_available()
-            if not sent and self.engine.backlog == before:
+            if not self._handler.room_available():
                 break
         self._set_timer()
 
     def _can_send(self) -> bool:
         return self.path is not None and not self._demux.congested(self.path)
 
-    def _send(self) -> bool:
+    def _send(self) -> None:
         if not self._can_send():
-            return False
+            return
         path = self.path
         datagrams: list[bytes] = []
         self._guard(lambda: datagrams.extend(self.engine.transmit(self._loop.time())))
         if not datagrams or path is None:
-            return False
+            return
         if datagrams[0][0] & LONG_HEADER_BIT or datagrams[-1][0] & LONG_HEADER_BIT:
             datagrams = [self._seal(d) if d[0] & LONG_HEADER_BIT else d for d in datagrams]
         self.sent_bytes += sum(map(len, datagrams))
         self._packets_since_update += len(datagrams)
         self._unanswered_since = self._unanswered_since or self._loop.time()
         self._demux.send(datagrams, path)
-        return True
 
     def keep(self) -> None:
         """Called now and then: a PING before the engine's idle timeout, a key update every 2^22 packets.

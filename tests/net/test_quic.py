@@ -42,10 +42,12 @@ class Handler(RecordingHandler):
         self.rooms = 0
         self.feed: list[tuple[int, bytes, bool]] = []
 
-    def room_available(self) -> None:
+    def room_available(self) -> bool:
         self.rooms += 1
         if self.feed:
             self.link.engine.send(*self.feed.pop(0))
+            return True
+        return False
 
     def path_heard(self, path: Path) -> None:
         self.heard.append(path)
