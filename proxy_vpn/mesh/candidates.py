@@ -170,9 +170,9 @@ class CandidateBook:
 
 def _slowest_s(candidate: Candidate, now: float) -> float:
     """The longest pause between probes: short where a peer was lately, which is back when its line is."""
-    if not candidate.persistent:
-        return SLOW_PAUSE_S
-    return RETURN_PAUSE_S if now - candidate.named <= RETURN_FOR_S else PERSISTENT_PAUSE_S
+    if candidate.persistent and candidate.identity and now - candidate.named <= RETURN_FOR_S:
+        return RETURN_PAUSE_S
+    return PERSISTENT_PAUSE_S if now - candidate.named > NAMED_FOR_S else SLOW_PAUSE_S
 
 
 def _prefix(address: Address) -> bytes:

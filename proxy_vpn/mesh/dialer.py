@@ -35,17 +35,18 @@ _TO_RESPONDER, _TO_INITIATOR = b"hs>", b"hs<"
 class SessionMaker(Protocol):
     """Builds sessions and hears about them: the mesh."""
 
-    def make_session(self, *, initiator: bool, wanted: bytes) -> Session: ...
+    def make_session(self, *, initiator: bool, wanted: bytes, lane: int = 0) -> Session: ...
 
 
 class Dial:
     """One attempt to reach a peer: sizes are measured, then the handshake begins on the same path."""
 
-    def __init__(self, identity: bytes, path: Path, now: float, rtt_s: float) -> None:
+    def __init__(self, identity: bytes, path: Path, now: float, rtt_s: float, lane: int = 0) -> None:
         # What a relay carries is split if it is large: the smallest size is the one that is not.
         self.sizes = PROBE_SIZES_BYTES[:1] if path.remote.relayed else PROBE_SIZES_BYTES
         self.identity = identity
         self.path = path
+        self.lane = lane
         self.started = now
         self.deadline = now + max(SIZE_WAIT_S, SIZE_WAIT_RTTS * rtt_s)
         self.cookies: dict[int, bytes] = {}
@@ -111,7 +112,7 @@ class Dialer:
         def seal(datagram: bytes) -> bytes:
             return to_responder.seal(self._entropy(NONCE_BYTES), datagram, _TO_RESPONDER + cookie)
 
-        session = self._maker.make_session(initiator=True, wanted=dial.identity)
+        session = self._maker.make_session(initiator=True, wanted=dial.identity, lane=dial.lane)
         link = Link(self._engine(True, size - OVERHEAD_BYTES, b""), self._demux, session, dial.path, seal)
         session.attach(link)
         session.on_closed.append(lambda: self._keyring.remove_index(cookie[:HINT_BYTES], opener))

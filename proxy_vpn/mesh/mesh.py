@@ -27,13 +27,13 @@ from proxy_vpn.mesh.rivals import Rivals
 from proxy_vpn.mesh.roster import Peer, Roster
 from proxy_vpn.mesh.seeker import Seeker
 from proxy_vpn.mesh.session import Session, State
-from proxy_vpn.mesh.sizes import SizeCheck
+from proxy_vpn.mesh.sizes import LARGEST_BYTES, SizeCheck
 from proxy_vpn.mesh.tunnels import TunnelNumbers, Tunnels
 from proxy_vpn.mesh.watcher import Watcher
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES, EngineFactory
 from proxy_vpn.net.udp import Path
-from proxy_vpn.wire.membership import Initiator, Responder
+from proxy_vpn.wire.membership import LANES, Initiator, Responder
 from proxy_vpn.wire.messages import Reach, RelayMessage, Welcome
 from proxy_vpn.wire.probe import BOOT_BYTES
 from proxy_vpn.wire.seal import HINT_BYTES, SealKey
@@ -124,7 +124,7 @@ class Mesh:
             on_refused=lambda relay, device, reason: self.detours.refused(relay, device, reason),
         )
         self.detours = Detours(self.roster, self.tunnels, self.seeker.want, self.live_session)
-        self._rivals = Rivals(identity.id, observer.warning)
+        self._rivals = Rivals(identity.id, observer.warning, self._carries)
         self._watcher = Watcher(self.seeker, self._loop.time)
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._observed: dict[Address, None] = {}
@@ -300,13 +300,13 @@ class Mesh:
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
-    def make_session(self, *, initiator: bool, wanted: bytes) -> Session:
+    def make_session(self, *, initiator: bool, wanted: bytes, lane: int = 0) -> Session:
         """A session for one new connection, as the dialer asks."""
         path_key, path_index = self._world.entropy(32), self._world.entropy(HINT_BYTES)
 
         def prove(binding: bytes) -> Initiator | Responder:
             if initiator:
-                return Initiator(self.key, self.identity, self.boot, binding, wanted=wanted)
+                return Initiator(self.key, self.identity, self.boot, binding, wanted=wanted, lane=lane)
             return Responder(self.key, self.identity, self.boot, binding, admit=self._admit)
 
         def welcome() -> Welcome:
@@ -353,7 +353,12 @@ class Mesh:
             on_switch=lambda path: self._switched(session, path),
             on_return=lambda: session.link.kick(),
         )
-        session.sizes = SizeCheck(session.paths, self._loop.time, lambda: self._black_hole(session))
+        session.sizes = SizeCheck(
+            session.paths,
+            self._loop.time,
+            on_black_hole=lambda: self._black_hole(session),
+            on_larger=lambda: self._larger_datagrams(session),
+        )
         session.streams.path_rtt_s = lambda: None if session.paths is None else session.paths.rtt_s
         old = self._usable(peer)
         session.live_at = self._loop.time()
@@ -384,12 +389,25 @@ class Mesh:
     def _switched(self, session: Session, path: Path) -> None:
         session.link.path = path
         if session.sizes is not None:
-            session.sizes.check()
+            session.sizes.path_changed()
         session.link.kick()
+
+    def _carries(self, session: Session) -> bool:
+        """Whether anything is under way over a session: flows, tunnels of ours or of others."""
+        return len(session.streams) > 0 or self.tunnels.uses(session) or self.relay.uses(session)
 
     def _black_hole(self, session: Session) -> None:
         _log.info("%s: the path to %s carries only small datagrams now", self.key.name, session.peer_name)
-        session.link.lower_size(HANDSHAKE_DATAGRAM_BYTES)
+        session.link.resize(HANDSHAKE_DATAGRAM_BYTES)
+
+    def _larger_datagrams(self, session: Session) -> None:
+        """The path carries the largest datagrams: use them in place, or dial a new lane for them."""
+        session.link.resize(LARGEST_BYTES)
+        if session.link.engine.size < LARGEST_BYTES and session.member is not None:
+            peer = self.roster.get(session.member.identity)
+            if peer is not None and peer.session is session and session.paths is not None:
+                lane = (session.member.lane + 1) % LANES
+                self.seeker.dial_lane(peer.identity, session.paths.current, session.paths.rtt_s or 0.0, lane)
 
     def session_closed(self, session: Session, reason: str) -> None:
         """A session ended, live or not."""

@@ -126,6 +126,11 @@ class PathMonitor:
     def suspect(self) -> bool:
         return self._unanswered >= SUSPECT_AFTER
 
+    @property
+    def known(self) -> list[Path]:
+        """All ways to the peer that are kept in mind."""
+        return list(self._paths)
+
     def add(self, paths: Iterable[Path]) -> None:
         """Other ways to the same peer, for when this one fails."""
         for path in paths:

@@ -141,6 +141,10 @@ class Relay:
         to.session.link.wake()
         self.carried_bytes += len(datagram)
 
+    def uses(self, session: Session) -> bool:
+        """Whether tunnels lead over a session."""
+        return any(slot[0] is session for slot in self._legs)
+
     def session_gone(self, session: Session) -> None:
         """A session ended: so do the tunnels over it."""
         for slot in [slot for slot in self._legs if slot[0] is session]:

@@ -1,8 +1,8 @@
 """Several connections to one peer: which stays, and whether the peer restarted or is twice there.
 
-Of two between the same two boots both ends keep the one whose initiator has the lower id. One that comes with a new
-boot nonce replaces the old one if that stays silent for a second; if it answers, two machines carry one identity,
-and the newcomer is refused.
+Of two between the same two boots with one lane both ends keep the one whose initiator has the lower id; another lane
+takes over from the old one, whose flows it lets end. One that comes with a new boot nonce replaces the old one if that
+stays silent for a second; if it answers, two machines carry one identity, and the newcomer is refused.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ BOOT_PROBES = 3
 RETIRE_S = 10.0
 SIMULTANEOUS_S = 0.05
 SIMULTANEOUS_RTTS = 2
+LANE_CHECK_S = 2.0
+SESSIONS_PER_PEER = 8
 
 
 class Rivals:
-    """Settles which of a peer's sessions takes flows; `identity` is ours, `warn` tells the user."""
+    """Settles which of a peer's sessions takes flows.
 
-    def __init__(self, identity: bytes, warn: Callable[[str], None]) -> None:
+    `identity` is ours, `warn` tells the user, `carries` whether anything is under way over a session.
+    """
+
+    def __init__(self, identity: bytes, warn: Callable[[str], None], carries: Callable[[Session], bool]) -> None:
         self._identity = identity
         self._warn = warn
+        self._carries = carries
         self._loop = asyncio.get_running_loop()
         self._checks: dict[bytes, asyncio.TimerHandle] = {}
 
@@ -40,6 +46,13 @@ class Rivals:
         if old.member.boot != session.member.boot:
             peer.sessions.append(session)
             self.check_boot(peer)
+        elif len(peer.sessions) >= SESSIONS_PER_PEER:
+            session.close("too many connections")
+        elif old.member.lane != session.member.lane:
+            peer.sessions.insert(0, session)
+            if session.paths is not None and old.paths is not None:
+                session.paths.add(old.paths.known)
+            self._close_unused(old)
         elif session.started_at - old.live_at > SIMULTANEOUS_S + SIMULTANEOUS_RTTS * (old.link.engine.rtt_s or 0.0):
             # Nobody dials whom it has: the peer has lost the old connection, though we have not noticed yet.
             peer.sessions.append(session)
@@ -50,6 +63,18 @@ class Rivals:
         else:
             peer.sessions.append(session)
             self._retire(session)
+
+    def _close_unused(self, session: Session) -> None:
+        """Close a lane that another has taken over from, once nothing goes over it any more."""
+
+        def close() -> None:
+            if self._carries(session):
+                self._close_unused(session)
+            else:
+                session.close("replaced by the peer's other connection")
+
+        if session.is_open:
+            self._loop.call_later(LANE_CHECK_S, close)
 
     def _initiator_of(self, session: Session, peer: Peer) -> bytes:
         return self._identity if session.initiator else peer.identity

@@ -194,10 +194,14 @@ class Seeker:
                 self.prober.probe(Path("", 0, candidate.address), candidate.identity, SMALL_PROBE_BYTES)
 
     def _start_dial(self, identity: bytes, path: Path, rtt_s: float) -> None:
+        self.dial_lane(identity, path, rtt_s, 0)
+
+    def dial_lane(self, identity: bytes, path: Path, rtt_s: float, lane: int) -> None:
+        """Connect to a peer on this path, also to one that is live already: `lane` tells its connections apart."""
         now = self._now()
         if self.stopped or len(self._dials) >= DIALS_LIMIT or now < self._pauses.get(identity, (0.0, 0.0))[0]:
             return
-        self._dials[identity] = Dial(identity, path, now, rtt_s)
+        self._dials[identity] = Dial(identity, path, now, rtt_s, lane)
         _log.info("%s: dialling device %s at %s", self._network, short_id(identity), path)
         for size in self._dials[identity].sizes:
             self.prober.probe(path, identity, size)

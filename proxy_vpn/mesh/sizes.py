@@ -1,8 +1,9 @@
-"""Whether the path still carries datagrams of the size its connection uses.
+"""Whether a connection's datagrams have the right size for its path: neither swallowed by it nor needlessly small.
 
 A router that begins to swallow large datagrams leaves the connection open and every transfer hanging. So while data
 waits for its acknowledgement the current path is probed with a datagram as large as the connection's own (RFC 8899,
-section 4.3: black hole detection). Three in a row unanswered, while small ones are answered, prove the hole.
+section 4.3: black hole detection). Three in a row unanswered, while small ones are answered, prove the hole. And a
+connection with smaller datagrams than paths usually carry asks now and then whether this one does.
 """
 
 from __future__ import annotations
@@ -11,25 +12,46 @@ from collections.abc import Callable
 
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES
+from proxy_vpn.wire.probe import PROBE_SIZES_BYTES
+from proxy_vpn.wire.seal import OVERHEAD_BYTES
 
+LARGEST_BYTES = PROBE_SIZES_BYTES[-1] - OVERHEAD_BYTES
 CHECK_INTERVAL_S = 5.0
+RAISE_AFTER_S = 5.0
+RAISE_INTERVAL_S = 600.0
 UNANSWERED_LIMIT = 3
 
 
 class SizeCheck:
-    """Watches one session's datagram size in bytes; driven by `tick`; `on_black_hole` is to lower it."""
+    """Watches one session's datagram size in bytes; driven by `tick`.
 
-    def __init__(self, paths: PathMonitor, now: Callable[[], float], on_black_hole: Callable[[], None]) -> None:
+    `on_black_hole`: the connection is to use smaller ones; `on_larger`: the path carries the largest there are.
+    """
+
+    def __init__(
+        self,
+        paths: PathMonitor,
+        now: Callable[[], float],
+        on_black_hole: Callable[[], None],
+        on_larger: Callable[[], None],
+    ) -> None:
         self._paths = paths
         self._now = now
         self._on_black_hole = on_black_hole
+        self._on_larger = on_larger
         self._due = now() + CHECK_INTERVAL_S
+        self._raise_due = now() + RAISE_AFTER_S
         self._sent_at: float | None = None
         self._unanswered = 0
 
     def check(self) -> None:
-        """Something is odd (a silence, another path): probe at once, unless an answer is awaited already."""
+        """Something is odd (a silence): probe at once, unless an answer is awaited already."""
         self._due = self._now()
+
+    def path_changed(self) -> None:
+        """What was proven holds for the old path only."""
+        self._due = self._now()
+        self._raise_due = self._now() + RAISE_AFTER_S
 
     def tick(self, size_bytes: int, waiting: bool) -> None:
         """Probe when due and judge what is overdue; `waiting`: data waits for its acknowledgement."""
@@ -41,6 +63,9 @@ class SizeCheck:
             self._sent_at = now
             self._paths.probe()
             self._paths.probe(done=lambda _: self._answered(now), size_bytes=size_bytes)
+        if now >= self._raise_due and size_bytes < LARGEST_BYTES and not self._paths.current.remote.relayed:
+            self._raise_due = now + RAISE_INTERVAL_S
+            self._paths.probe(done=lambda _: self._on_larger(), size_bytes=PROBE_SIZES_BYTES[-1])
 
     def _answered(self, sent_at: float) -> None:
         self._unanswered = 0

@@ -181,6 +181,10 @@ class Tunnels:
             self._demux.receive_relayed(datagram, Path("", 0, tunnel.address))
         return True
 
+    def uses(self, session: Session) -> bool:
+        """Whether tunnels of ours lead over a session, or are to."""
+        return any(slot[0] is session for slot in (*self._tunnels, *self._asked))
+
     def session_gone(self, session: Session) -> None:
         """A session ended, and with it the tunnels through that peer."""
         for slot in [slot for slot in self._tunnels if slot[0] is session]:

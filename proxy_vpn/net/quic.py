@@ -193,8 +193,8 @@ class Link:
             self._guard(lambda: self.engine.handle_timer(max(timer, now)))
         self.settle()
 
-    def lower_size(self, size: int) -> None:
-        """The path carries datagrams of `size` bytes at most: send what is missing again in such."""
+    def resize(self, size: int) -> None:
+        """Use datagrams of `size` bytes from now on, also for what is missing; not every engine can grow."""
         self._guard(lambda: self.engine.set_size(size))
         self.kick()
 

@@ -27,6 +27,7 @@ from proxy_vpn.keys import Identity, NetworkKey, verify
 
 VERSION = 1
 AUTH_LIMIT_BYTES = 16 * 1024
+LANES = 64
 _ID_BYTES = 32
 _BOOT_BYTES = 8
 _Message = TypeVar("_Message")
@@ -227,7 +228,7 @@ class Responder(_Side):
 
     def _first(self, message: bytes) -> tuple[bytes, None]:
         hello = _decode(message, Hello)
-        if hello.version < 1 or not 0 <= hello.lane < 64:
+        if hello.version < 1 or not 0 <= hello.lane < LANES:
             raise Refused("an unknown version or lane")
         if hello.wanted not in (b"", self._identity.id):
             raise Refused("another device is wanted")
