@@ -35,7 +35,7 @@ def _move(host: Host) -> None:
     new = f"{host.address.rpartition('.')[0]}.77"
     host.run(["ip", "address", "del", f"{host.address}/16", "dev", "eth0"])
     host.run(["ip", "address", "add", f"{new}/16", "dev", "eth0"])
-    host.run(["ip", "route", "replace", "default", "via", "10.93.0.1"])
+    host.run(["ip", "route", "replace", "default", "via", host.segment.gateway])
 
 
 def _nobody_left(*peers: Daemon) -> None:
