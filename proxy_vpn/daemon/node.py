@@ -325,6 +325,7 @@ class Node:
             mesh.network_changed()
         for handle in self._rendezvous:
             handle.poke()
+        self._serve.network_changed()
         if self.lan is not None:
             self.lan.network_changed()
         if self.mapper is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Protocol
 
 from proxy_vpn.addresses import Address
@@ -17,10 +20,13 @@ from proxy_vpn.doors.tcp import TcpDuplex
 from proxy_vpn.doors.udp import DatagramFlow
 from proxy_vpn.errors import FlowError, FlowLost, Status
 from proxy_vpn.mesh.duplex import Duplex
+from proxy_vpn.net.interfaces import reachable_addresses
 
 ADDRESSES_KEPT_S = 5.0
+GONE_AFTER_S = 2.0
 # Without a default route: reaches what listens on every address, never what is bound to 127.0.0.1 (Linux).
 _LOOPBACK_ALIAS = "127.0.0.2"
+_ANYWHERE = (Address("0.0.0.0", 1), Address("::", 1))
 _LOOPBACKS = ("127.0.0.1", "::1")
 _log = logging.getLogger(__name__)
 
@@ -72,6 +78,18 @@ class ServeDoor:
         self._own = own
         self._addresses: list[str] = []
         self._addresses_until = 0.0
+        self._services: dict[TcpDuplex, str] = {}
+
+    def network_changed(self) -> None:
+        """Break what was dialled at an address that is gone: it would wait for an answer for a quarter of an hour."""
+        self._addresses_until = 0.0
+        asyncio.get_running_loop().call_later(GONE_AFTER_S, self._break_off_gone)
+
+    def _break_off_gone(self) -> None:
+        here = {address.ip for address in reachable_addresses(_ANYWHERE)}
+        for service, ip in tuple(self._services.items()):
+            if ip not in here and not ip_address(ip).is_loopback:
+                service.lose(OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)))
 
     async def serve_tcp(self, incoming: IncomingTcp) -> None:
         """Refuse the flow, or splice it with the service until both have ended; cancelled, it resets both."""
@@ -86,7 +104,11 @@ class ServeDoor:
         except FlowLost:
             service.abort()
             return
-        await join(service, flow)
+        self._services[service] = service.local_ip
+        try:
+            await join(service, flow)
+        finally:
+            del self._services[service]
 
     async def serve_udp(self, incoming: IncomingUdp) -> None:
         """The same for datagrams, until the flow ends or is idle for 60 s."""

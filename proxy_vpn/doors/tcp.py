@@ -49,6 +49,11 @@ class TcpDuplex:
         self._linger: Linger | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
+    @property
+    def local_ip(self) -> str:
+        """Our end's address; an internet socket's only, while it is open."""
+        return str(self._sock.getsockname()[0])
+
     def start(self, sink: Sink) -> None:
         """Deliver to `sink`, never from within this call."""
         self._sink = sink
@@ -135,7 +140,7 @@ class TcpDuplex:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lose(error)
+            self.lose(error)
             return
         assert self._sink is not None
         if not data:
@@ -151,14 +156,14 @@ class TcpDuplex:
         # A connection that was reset reads as ended once its error has been reported to a send. EPIPE alone says
         # that the FIN came before (Linux, tcp_reset: EPIPE in CLOSE_WAIT, else ECONNRESET).
         if self._write_error is not None and self._write_error.errno != errno.EPIPE:
-            self._lose(self._write_error)
+            self.lose(self._write_error)
             return
         self._eof_in = True
         self._loop.remove_reader(self._fd)
         assert self._sink is not None
         self._sink.eof_received()
         if self._write_error is not None:
-            self._lose(self._write_error)
+            self.lose(self._write_error)
         else:
             self._finish_when_done()
 
@@ -200,7 +205,7 @@ class TcpDuplex:
         self._queue.clear()
         self._loop.remove_writer(self._fd)
         if self._eof_in:
-            self._lose(error)
+            self.lose(error)
 
     def _finish_when_done(self) -> None:
         if self._eof_in and self._eof_out and not self._ended:
@@ -209,7 +214,8 @@ class TcpDuplex:
             if self._sink is not None:
                 self._sink.finished()
 
-    def _lose(self, error: OSError) -> None:
+    def lose(self, error: OSError) -> None:
+        """The connection is of no use any more: close it with a RST and tell the sink; idempotent."""
         if not self._ended:
             self._detach()
             self._close(reset=True)

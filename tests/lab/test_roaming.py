@@ -12,6 +12,8 @@ from tests.lab.scenes import EXCHANGE_PORT, serve_exchange, two_peers
 
 SIZE_BYTES = 200 << 20
 TRANSFER_S = 60.0
+RESET_S = 10.0
+BACK_S = 5.0
 
 
 @pytest.mark.parametrize("who", ["who dialled", "who was dialled"])
@@ -28,6 +30,19 @@ def test_an_address_changes_during_a_transfer(lab: Lab, key: Path, who: str) -> 
     assert (got["bytes"], got["end"]) == (SIZE_BYTES, "clean"), got
     server.wait_for(rf'"sha256": "{got["sha256"]}", "end": "clean"')
     _nobody_left(*peers)
+
+
+def test_a_service_whose_address_goes_is_reset_and_reached_again_at_the_new_one(lab: Lab, key: Path) -> None:
+    """The service's own connection can't outlive its address: the program is told, and does not hang."""
+    asker, server = two_peers(lab, key)
+    serve_exchange(server.host)
+    client = asker.exchange("get", server.name, EXCHANGE_PORT, 0)
+    client.wait_for("^flowing")
+    _move(server.host)
+    assert client.result(RESET_S)["end"] == "reset"
+    again = asker.exchange("get", server.name, EXCHANGE_PORT, 1 << 20)
+    assert again.result(BACK_S)["end"] == "clean"
+    _nobody_left(asker, server)
 
 
 def _move(host: Host) -> None:
