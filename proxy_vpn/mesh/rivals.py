@@ -16,7 +16,9 @@ from proxy_vpn.mesh.session import Session, State
 BOOT_PROBE_S = 0.25
 BOOT_PROBES = 3
 RETIRE_S = 10.0
-SIMULTANEOUS_S = 0.05
+# Both ends must come to the same verdict: on busy machines a connection begun before the other one was live may
+# arrive long after it, and then one end would close the one that the other keeps.
+SIMULTANEOUS_S = 5.0
 SIMULTANEOUS_RTTS = 2
 LANE_CHECK_S = 2.0
 SESSIONS_PER_PEER = 8
@@ -52,7 +54,7 @@ class Rivals:
             peer.sessions.insert(0, session)
             if session.paths is not None and old.paths is not None:
                 session.paths.add(old.paths.known)
-            self._close_unused(old)
+            self._close_unused(peer, old)
         elif session.started_at - old.live_at > SIMULTANEOUS_S + SIMULTANEOUS_RTTS * (old.link.engine.rtt_s or 0.0):
             # Nobody dials whom it has: the peer has lost the old connection, though we have not noticed yet.
             peer.sessions.append(session)
@@ -64,13 +66,13 @@ class Rivals:
             peer.sessions.append(session)
             self._retire(session)
 
-    def _close_unused(self, session: Session) -> None:
+    def _close_unused(self, peer: Peer, session: Session) -> None:
         """Close a lane that another has taken over from, once nothing goes over it any more."""
 
         def close() -> None:
             if self._carries(session):
-                self._close_unused(session)
-            else:
+                self._close_unused(peer, session)
+            elif peer.session is not session:  # it is the one in use again where the other ended first
                 session.close("replaced by the peer's other connection")
 
         if session.is_open:

@@ -93,6 +93,21 @@ def test_a_path_that_carries_more_gets_larger_datagrams_and_open_flows_go_on(eng
     play(scene)
 
 
+def test_a_lane_that_ends_at_once_leaves_the_old_one_in_use() -> None:
+    async def scene(_: Wire) -> None:
+        async with two_members() as (_, one, two):
+            old = one.session(two)
+            assert old.paths is not None
+            one.mesh.seeker.dial_lane(two.mesh.identity.id, old.paths.current, 0.02, 1)
+            await pause(1.0)
+            assert len(one.peer(two).sessions) == 2 == len(two.peer(one).sessions)
+            one.session(two).close("broken")
+            await pause(30.0)
+            assert one.session(two) is old and two.sees(one) and not one.lost and not two.lost
+
+    play(scene)
+
+
 def test_a_member_that_opens_lane_after_lane_is_stopped() -> None:
     async def scene(_: Wire) -> None:
         async with two_members() as (_, one, two):
