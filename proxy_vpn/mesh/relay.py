@@ -136,8 +136,7 @@ class Relay:
             frames = datagram_frames(to.number, leg.count, datagram, limit, relayed=True)
         except WireError:
             return
-        for piece in frames:
-            to.session.link.engine.send_datagram(piece)
+        to.session.link.engine.send_datagrams(frames)
         to.session.link.wake()
         self.carried_bytes += len(datagram)
 

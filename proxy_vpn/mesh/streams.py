@@ -123,8 +123,8 @@ class Streams:
     def send_flow_datagram(self, stream_id: int, payload: bytes) -> None:
         if self.link.closed:
             return
-        for frame in self._datagrams.frames(stream_id, payload, self.link.engine.datagram_limit, self.now()):
-            self.link.engine.send_datagram(frame)
+        engine = self.link.engine
+        engine.send_datagrams(self._datagrams.frames(stream_id, payload, engine.datagram_limit, self.now()))
         self.link.wake()
 
     # --- opening and answering ----------------------------------------------------------------------------------

@@ -99,8 +99,7 @@ class Tunnel:
                 frames = datagram_frames(self.number, self.count, datagram, engine.datagram_limit, relayed=True)
             except WireError:
                 continue
-            for frame in frames:
-                engine.send_datagram(frame)
+            engine.send_datagrams(frames)
         self.session.link.wake()
 
 

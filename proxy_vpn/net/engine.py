@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ MAX_DATA_BYTES = 64 << 20
 MAX_STREAM_DATA_BYTES = 32 << 20
 DATAGRAM_FRAME_BYTES = 65535
 BACKLOG_BYTES = 64 * 1024
+DATAGRAM_BURST_BYTES = 256 * 1024
 ROOM_LIMIT_BYTES = 1 << 20
 ROOM_LEAST_BYTES = 1024
 PEER_ADDRESS = ("192.0.2.1", 4433)
@@ -145,9 +146,19 @@ class Engine(ABC):
         with suppress(Exception):  # raises when the peer's direction has ended
             self._quic.stop_stream(stream_id, code)
 
-    def send_datagram(self, data: bytes) -> None:
-        """Queue one DATAGRAM frame of at most `datagram_limit` bytes (RFC 9221)."""
-        self._quic.send_datagram_frame(data)
+    def send_datagrams(self, frames: Sequence[bytes]) -> None:
+        """Queue DATAGRAM frames of at most `datagram_limit` bytes each (RFC 9221): all, or none if there is no room.
+
+        Neither package bounds them: qh3 sends them whatever its congestion window says, aioquic queues them for good.
+        """
+        if sum(map(len, frames)) <= self._datagram_room:
+            for frame in frames:
+                self._quic.send_datagram_frame(frame)
+
+    @property
+    @abstractmethod
+    def _datagram_room(self) -> int:
+        """How many bytes of DATAGRAM frames may be queued: what the congestion window lets out, and a burst."""
 
     @property
     @abstractmethod

@@ -10,7 +10,14 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import Epoch
 
-from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES, PEER_ADDRESS, STREAMS_LIMIT, Engine, configure
+from proxy_vpn.net.engine import (
+    DATAGRAM_BURST_BYTES,
+    HANDSHAKE_DATAGRAM_BYTES,
+    PEER_ADDRESS,
+    STREAMS_LIMIT,
+    Engine,
+    configure,
+)
 from proxy_vpn.net.tls import SecretsLog, certificate
 
 _DATAGRAM_OVERHEAD_BYTES = 50
@@ -67,6 +74,10 @@ class AioquicEngine(Engine):
     def datagram_limit(self) -> int:
         size: int = self._quic._max_datagram_size
         return size - _DATAGRAM_OVERHEAD_BYTES
+
+    @property
+    def _datagram_room(self) -> int:
+        return DATAGRAM_BURST_BYTES - len(self._quic._datagrams_pending) * self.size
 
     @property
     def backlog(self) -> int:

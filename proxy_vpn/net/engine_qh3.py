@@ -13,6 +13,7 @@ given to it only as the window has room (`room`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from qh3._hazmat import Buffer, QuicConnectionCore
@@ -22,6 +23,7 @@ from qh3.quic.packet import pull_quic_transport_parameters, push_quic_transport_
 from qh3.quic.tls_bridge import QuicTlsBridge
 
 from proxy_vpn.net.engine import (
+    DATAGRAM_BURST_BYTES,
     PEER_ADDRESS,
     STREAMS_LIMIT,
     Engine,
@@ -233,6 +235,7 @@ class Qh3Engine(Engine):
         )
         super().__init__(quic, secrets, size)
         self._drained: list[bytes] = []
+        self._datagrams_queued = 0
 
     def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
         if self._quic.is_established:
@@ -246,7 +249,17 @@ class Qh3Engine(Engine):
         self._drained += self._quic.drain(now)
         super().deliver(handler, now)
 
+    def send_datagrams(self, frames: Sequence[bytes]) -> None:
+        room = self._datagram_room
+        super().send_datagrams(frames)
+        self._datagrams_queued += min(sum(map(len, frames)), max(room, 0))
+
+    @property
+    def _datagram_room(self) -> int:
+        return int(self._quic.window) + DATAGRAM_BURST_BYTES - self._datagrams_queued
+
     def transmit(self, now: float) -> list[bytes]:
+        self._datagrams_queued = 0
         drained, self._drained = self._drained, []
         datagrams: list[bytes] = self._quic.poll(now)
         return drained + datagrams

@@ -94,7 +94,7 @@ def test_datagrams_at_the_limit_arrive_in_both_directions(client: str, server: s
             assert size - 60 <= limit < size
             sent = [bytes([number]) * limit for number in range(20)]
             for data in sent:
-                end.engine.send_datagram(data)
+                end.engine.send_datagrams([data])
             stream_id = end.engine.open_stream()
             end.engine.send(stream_id, b"not blocked behind them", True)
             pair.until_ended(other, stream_id)
