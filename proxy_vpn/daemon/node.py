@@ -131,6 +131,7 @@ class Node:
         self.state.count_start()
         self._spawn(self._housekeeping())
         self._spawn(search.watch(self))
+        self._spawn(search.watch_unreached(self))
 
     def _bind(self) -> list[UdpSocket]:
         if self.settings.listen:

@@ -86,6 +86,8 @@ def _peer(mesh: Mesh, peer: Peer) -> PeerStatus:
         network=mesh.key.name,
         state=state,
         path=path,
+        connections=len(peer.sessions),
+        reason=mesh.unreached.why(peer),
         rtt_ms=rtt_ms,
         tx_bytes=sent,
         rx_bytes=received,

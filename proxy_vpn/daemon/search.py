@@ -1,30 +1,80 @@
-"""The search for peers as a user sees it: what may be wrong while nobody is there."""
+"""The search for peers as a user sees it: what may be wrong while somebody is not there."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from proxy_vpn.daemon.status import no_answer
 from proxy_vpn.mesh.mesh import Mesh
+from proxy_vpn.mesh.unreached import NO_WAY, UNREACHED_AFTER_S, UNREACHED_HINT
+from proxy_vpn.net.interfaces import reachable_addresses
 
 if TYPE_CHECKING:
     from proxy_vpn.daemon.node import Node
 
 DHT_ANSWERS_WITHIN_S: Final = 15.0
-PEERS_ANSWER_WITHIN_S: Final = 30.0
+LOOK_EVERY_S: Final = 1.0
+NAMES_SAID: Final = 4
 DHT_SILENT: Final = "the DHT does not answer - is UDP blocked? peers at --peer addresses are still found"
 
 
 async def watch(node: Node) -> None:
-    """Say once, a while after the start, why nobody is there yet; nothing while a peer is."""
+    """Say once, a while after the start, that the DHT is silent; nothing while a peer is there."""
     await asyncio.sleep(DHT_ANSWERS_WITHIN_S)
     if dht_silent(node) and not any_peer_live(node):
         node.warnings.add(DHT_SILENT, lambda: not dht_silent(node) or any_peer_live(node))
-    await asyncio.sleep(PEERS_ANSWER_WITHIN_S - DHT_ANSWERS_WITHIN_S)
-    count = sum(unanswered(node, mesh) for mesh in node.meshes)
-    if count and not any_peer_live(node):
-        node.warnings.say(no_answer(count))  # `status` counts for itself
+
+
+async def watch_unreached(node: Node) -> None:
+    """Say who is not reached, once each until it has come; `status` says it as long as it is so."""
+    told = {mesh: Told() for mesh in node.meshes}
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        if reachable_addresses(node.demux.addresses):
+            for mesh, already in told.items():
+                if text := already.news(node, mesh, asyncio.get_running_loop().time()):
+                    node.warnings.say(text)
+
+
+@dataclass
+class Told:
+    """What the user has heard of one network's peers that are not reached."""
+
+    _peers: set[bytes] = field(default_factory=set)
+    _strangers_since: float | None = None
+    _strangers_told: bool = False
+
+    def news(self, node: Node, mesh: Mesh, now: float) -> str:
+        """What to say now: peers by name, else that somebody is there whom we never met; mostly nothing."""
+        unreached = mesh.unreached.peers()
+        new = [peer.name for peer in unreached if peer.identity not in self._peers]
+        self._peers = {identity for identity in self._peers if mesh.unreached.is_away(identity)}
+        self._peers |= {peer.identity for peer in unreached}
+        if new:
+            return _no_way(new if len(node.meshes) == 1 else [f"{name}.{mesh.key.name}" for name in new])
+        return self._strangers(node, mesh, now)
+
+    def _strangers(self, node: Node, mesh: Mesh, now: float) -> str:
+        if mesh.any_peer_live():
+            self._strangers_since, self._strangers_told = None, False
+            return ""
+        count = unanswered(node, mesh)
+        if not count:
+            self._strangers_since = None
+            return ""
+        self._strangers_since = now if self._strangers_since is None else self._strangers_since
+        if self._strangers_told or self._peers or now - self._strangers_since < UNREACHED_AFTER_S:
+            return ""
+        self._strangers_told = True
+        return no_answer(count)
+
+
+def _no_way(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SAID} more" if len(names) > NAMES_SAID else ""
+    who = ", ".join(names[:NAMES_SAID]) + more
+    return f"{NO_WAY} to {who} - {UNREACHED_HINT}"
 
 
 def any_peer_live(node: Node) -> bool:

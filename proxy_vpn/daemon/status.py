@@ -41,14 +41,20 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One peer; `path` is text such as `direct 203.0.113.7:41641`, `since` Unix seconds of the present state."""
+    """One peer; `path` is text such as `direct 203.0.113.7:41641`, `since` Unix seconds of the present state.
+
+    `connections`: how many are open; more than one only for a moment, while both ends agree which to keep. `reason`:
+    why a peer that is not live can't be reached, as far as that is known.
+    """
 
     name: str
     id: str
     network: str
     state: PeerState
     path: str = ""
+    reason: str = ""
     rtt_ms: float | None = None
+    connections: int = 0
     tx_bytes: int = 0
     rx_bytes: int = 0
     since: float | None = None
@@ -156,7 +162,7 @@ def render_status(status: DaemonStatus, now: float, *, colour: bool = False) -> 
 def render_peers(peers: Sequence[PeerStatus], now: float, *, colour: bool = False, unanswered: int = 0) -> list[str]:
     """One aligned line a peer: name, path, round trip, traffic, since; live ones first."""
     if not peers:
-        return [f"no peers yet: {no_answer(unanswered) if unanswered else NOBODY_FOUND}"]
+        return [f"no peers yet: {no_answer(unanswered, now) if unanswered else nobody_found(now)}"]
     ordered = sorted(peers, key=lambda peer: (peer.state != "live", peer.network, peer.name, peer.id))
     several = len({peer.network for peer in ordered}) > 1
     rows = [_peer_row(peer, now, several) for peer in ordered]
@@ -166,16 +172,27 @@ def render_peers(peers: Sequence[PeerStatus], now: float, *, colour: bool = Fals
         width = len(_peer_name(peer, several))
         lines.append(style.state(row[:width], peer.state) + row[width:])
     if unanswered and not any(peer.state == "live" for peer in peers):
-        lines.append(no_answer(unanswered))
+        lines.append(no_answer(unanswered, now))
     return lines
 
 
-def no_answer(count: int) -> str:
-    """That so many addresses were found and none answers, and what to do."""
+def nobody_found(now: float) -> str:
+    """What to do when nothing at all was found; `now` in Unix seconds, as this machine's clock says."""
+    return f"{NOBODY_FOUND} - if it runs there, {check_clocks(now)}"
+
+
+def no_answer(count: int, now: float | None = None) -> str:
+    """That so many addresses were found and none answers, and what to do; `now` in Unix seconds, None: this moment."""
     found = f"{count} address{'es' if count > 1 else ''} found, none answers"
-    return (
-        f"{found} - if a machine is on there, a NAT or firewall is in between: open a UDP port on one side (--listen)"
-    )
+    lack = "no direct path and no relay to somebody of this network"
+    wall = "run 'pvpn doctor', open a UDP port on one side (--listen), or add a third member that both reach to relay"
+    clocks = check_clocks(time.time() if now is None else now)
+    return f"{found} - {lack}; if a machine is on there, {wall}; {clocks}"
+
+
+def check_clocks(now: float) -> str:
+    """What this clock says: a member that is a day off looks at another place in the DHT, and with another key."""
+    return f"see that both clocks are right: here it is {clock(now, 0.0)}"
 
 
 def open_door(where: Address | ForwardSpec, what: str) -> str:
@@ -208,7 +225,8 @@ def render_dht(dht: DhtStatus) -> str:
         return "off"
     parts = [f"{dht.state}, {dht.nodes} nodes"]
     if dht.state == "unreachable":
-        parts.append("is UDP blocked? peers at --peer addresses are still found")
+        still = "on the same LAN, at --peer addresses, where they were last, and through other peers"
+        parts = [f"unreachable: no node answers; is UDP blocked? peers are still found {still}"]
     if dht.external:
         parts.append("seen from outside as " + " ".join(printable(address) for address in dht.external))
     if dht.serving:
@@ -222,6 +240,8 @@ def _peer_name(peer: PeerStatus, several: bool) -> str:
 
 def _peer_row(peer: PeerStatus, now: float, several: bool) -> list[str]:
     path = printable(peer.path) if peer.state == "live" else peer.state
+    if peer.reason and peer.state != "live":
+        path += f": {printable(peer.reason)}"
     rtt = "" if peer.state != "live" else "-" if peer.rtt_ms is None else milliseconds(peer.rtt_ms)
     traffic = f"tx {size(peer.tx_bytes)} rx {size(peer.rx_bytes)}"
     since = "" if peer.since is None else f"since {clock(peer.since, now)}"

@@ -23,7 +23,10 @@ BOOTSTRAP_FIRST_S = 10.0
 BOOTSTRAP_MAX_S = 300.0
 REFRESH_S = 10.0
 REFRESH_HUNGRY_S = 0.5
+REFRESH_MAX_S = 300.0
+QUIET_S = 20.0
 ONLINE_S = 30.0
+SILENT_AFTER = 12
 TOKEN_LIFE_S = 5 * 60.0
 
 
@@ -51,8 +54,10 @@ class Half:
         self.candidates: deque[NodeInfo] = deque(maxlen=MAX_CANDIDATES)
         self.bootstrap_at = now
         self.refresh_at = now
+        self.heard_at: float | None = None
         self._entropy = entropy
-        self._heard_at: float | None = None
+        self._unanswered = 0
+        self._refresh_pause_s = REFRESH_S
         self._bootstrap_pause_s = BOOTSTRAP_FIRST_S
         self._cached: OrderedDict[Address, Contact] = OrderedDict()
         self._closest: OrderedDict[bytes, Closest] = OrderedDict()
@@ -65,7 +70,9 @@ class Half:
     def heard(self, node_id: bytes, address: Address, now: float, round_trip_s: float | None) -> Contact | None:
         """A node answered us: keep it. Returns a contact to be pinged, if the table doubts one."""
         self.bootstrap_reached |= address in self.bootstrap
-        self._heard_at = now
+        self.heard_at, self._unanswered = now, 0
+        if self._refresh_pause_s > REFRESH_S:
+            self._refresh_pause_s, self.refresh_at = REFRESH_S, min(self.refresh_at, now + REFRESH_S)
         contact = self.table.find(address)
         if contact is None or contact.id != node_id:
             contact = Contact(node_id, address)
@@ -75,7 +82,10 @@ class Half:
 
     def failed(self, address: Address, now: float) -> None:
         """A node did not answer, which is its fault only if others do."""
+        self._unanswered += 1
         if not self._online(now):
+            if not self.silent(now):
+                self.refresh_at = min(self.refresh_at, now + REFRESH_HUNGRY_S)
             return
         contact = self.table.find(address)
         if contact is not None:
@@ -111,9 +121,13 @@ class Half:
                 found.setdefault(contact.address, contact)
         return list(found.values())
 
+    def silent(self, now: float) -> bool:
+        """Whether all who were asked lately, several times, left it unanswered: the DHT is out of reach."""
+        return self._unanswered >= SILENT_AFTER and not self._online(now)
+
     def good(self, now: float) -> int:
-        """How many contacts are good."""
-        return sum(contact.state(now) is State.GOOD for contact in self.table)
+        """How many contacts are good; none while nobody answers."""
+        return 0 if self.silent(now) else sum(contact.state(now) is State.GOOD for contact in self.table)
 
     def home_bits(self, now: float) -> int:
         """How many leading bits our K nearest neighbours share with our id; all of them while we know too few."""
@@ -176,12 +190,23 @@ class Half:
         return True
 
     def refresh_target(self, now: float) -> Contact | None:
-        """Whom to ask now to keep the table alive, if that is due: the stalest contact, else a candidate."""
+        """Whom to ask now to keep the table alive, if that is due: the stalest contact, else a candidate.
+
+        When nothing was heard for a while also a good one, to notice that the DHT is gone: first again and again,
+        and once nobody answers ever more seldom.
+        """
         if now < self.refresh_at:
             return None
-        hungry = self.candidates and self.good(now) < K
-        self.refresh_at = now + (REFRESH_HUNGRY_S if hungry else REFRESH_S) * self._jitter()
-        stalest = self.table.stalest(now)
+        quiet = self.heard_at is not None and now - self.heard_at > QUIET_S
+        if self.silent(now):
+            hungry = False
+            self._refresh_pause_s = min(self._refresh_pause_s * 2, REFRESH_MAX_S)
+        elif quiet:
+            hungry = self._unanswered > 0
+        else:
+            hungry = bool(self.candidates) and self.good(now) < K
+        self.refresh_at = now + (REFRESH_HUNGRY_S if hungry else self._refresh_pause_s) * self._jitter()
+        stalest = self.table.stalest(now, good_too=quiet)
         while stalest is None and self.candidates:
             node = self.candidates.popleft()
             contact = Contact(node.id, node.address)
@@ -201,7 +226,7 @@ class Half:
         return True
 
     def _online(self, now: float) -> bool:
-        return self._heard_at is not None and now - self._heard_at < ONLINE_S
+        return self.heard_at is not None and now - self.heard_at < ONLINE_S
 
     def _jitter(self) -> float:
         return 0.8 + self._entropy(1)[0] / 640

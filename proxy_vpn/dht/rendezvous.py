@@ -3,7 +3,8 @@
     start/poke ──> 0, 2, 5, 10, 20, 40 s ──> none live: 6 to 10 s; some live: 5 min; all known: 15 min
 
 Every 15 min the nearest nodes are searched for anew and our port is announced to them; in between, the same
-nodes are re-asked, which costs 95 bytes each.
+nodes are re-asked, which costs 95 bytes each. While no node answers the pauses double, up to 5 min; the first that
+does answer ends that.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ NOBODY_STORED_S = 30.0
 MAX_TOPICS = 4
 POKE_PAUSE_S = 1.0
 LOOKUP_S = {0: 8.0, 1: 5 * 60.0, 2: 15 * 60.0}
+FRUITLESS_MAX_S = 5 * 60.0
 
 
 class Urgency(IntEnum):
@@ -49,14 +51,15 @@ class Watch:
     announcing: bool = False
     announced_at: float | None = None
     stored: int | None = None
+    pause_s: float = 0.0
 
-    def due_at(self, urgency: Urgency) -> float:
-        """When the next lookup is due; an announce has its own time."""
+    def due_at(self, urgency: Urgency, pause_s: float) -> float:
+        """When the next lookup is due, after this pause at least; an announce has its own time."""
         if self.looked_at is None:
             return self.started_at
         # A NAT lets the other's probe in only once we have learnt of it too, so alone we look often: +-25 %, else 10 %.
         spread = 0.75 + 0.5 * self.jitter if urgency is Urgency.NONE_LIVE else 0.9 + 0.2 * self.jitter
-        due = self.looked_at + LOOKUP_S[urgency] * spread
+        due = self.looked_at + max(LOOKUP_S[urgency], pause_s) * spread
         if self.fast_step < len(FAST_S) and urgency is not Urgency.ALL_KNOWN:
             due = min(due, self.started_at + FAST_S[self.fast_step] * (0.9 + 0.2 * self.jitter))
         return due
@@ -76,8 +79,9 @@ class Rendezvous:
         for watch in self.watches.values():
             if watch.running:
                 continue
-            announce = port is not None and now >= watch.announce_at
-            if announce or now >= watch.due_at(urgency):
+            look_at, announce_at = self._due(watch, urgency)
+            announce = port is not None and now >= announce_at
+            if announce or now >= look_at:
                 self._look(watch, now, cheap=not announce)
 
     def handle(self, event: Event, port: int | None, now: float) -> None:
@@ -93,6 +97,10 @@ class Rendezvous:
                 watch.announce_at = min(watch.announce_at, now + NOBODY_STORED_S)
             return
         watch.running = False
+        if event.answered:
+            watch.pause_s = 0.0
+        elif watch.fast_step >= len(FAST_S):
+            watch.pause_s = min(max(2 * watch.pause_s, LOOKUP_S[Urgency.NONE_LIVE]), FRUITLESS_MAX_S)
         # Whatever made us look: as long as nobody holds our announce, any node found is told.
         if port is not None and not watch.announcing and (now >= watch.announce_at or not watch.stored):
             told = self.node.announce(watch.info_hash, watch.family, port, now)
@@ -103,12 +111,18 @@ class Rendezvous:
 
     def next_timer(self, urgency: Urgency, port: int | None) -> float | None:
         """When `step` has something to begin."""
-        times = [
-            min(watch.due_at(urgency), watch.announce_at) if port is not None else watch.due_at(urgency)
-            for watch in self.watches.values()
-            if not watch.running
-        ]
-        return min(times, default=None)
+        idle = [self._due(watch, urgency) for watch in self.watches.values() if not watch.running]
+        return min(
+            (look_at if port is None else min(look_at, announce_at) for look_at, announce_at in idle), default=None
+        )
+
+    def _due(self, watch: Watch, urgency: Urgency) -> tuple[float, float]:
+        """When to look up and when to announce: at once if somebody answered since a lookup that nobody did."""
+        heard_at = self.node.halves[watch.family].heard_at
+        if watch.looked_at is None or not watch.pause_s or (heard_at is not None and heard_at > watch.looked_at):
+            return watch.due_at(urgency, 0.0), watch.announce_at
+        paused = max(watch.announce_at, watch.looked_at + watch.pause_s)
+        return watch.due_at(urgency, watch.pause_s), paused
 
     def poke(self, now: float) -> None:
         """Look up now, and announce again unless that was done a moment ago."""
@@ -116,7 +130,7 @@ class Rendezvous:
             if watch.looked_at is not None and now - watch.looked_at < POKE_PAUSE_S:
                 watch.started_at, watch.fast_step = now, 0
                 continue
-            watch.started_at, watch.fast_step, watch.looked_at = now, 0, None
+            watch.started_at, watch.fast_step, watch.looked_at, watch.pause_s = now, 0, None, 0.0
             if watch.announced_at is not None:
                 watch.announce_at = min(watch.announce_at, max(now, watch.announced_at + ANNOUNCE_AGAIN_S))
 

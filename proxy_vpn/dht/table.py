@@ -181,9 +181,9 @@ class Table(RoutingTable):  # type: ignore[misc]
         others = (contact for contact in self if exclude is None or not contact.same_home_as(exclude))
         return self._nearest(node.id, others, k or self.ksize)
 
-    def stalest(self, now: float) -> Contact | None:
-        """The contact that has not been heard or asked for the longest time, if it is no longer good."""
-        tired = [contact for contact in self if contact.state(now) is not State.GOOD]
+    def stalest(self, now: float, *, good_too: bool = False) -> Contact | None:
+        """The contact that has not been heard or asked for the longest time, of those that are no longer good."""
+        tired = [contact for contact in self if good_too or contact.state(now) is not State.GOOD]
         return min(tired, key=_last_touch, default=None)
 
     @staticmethod

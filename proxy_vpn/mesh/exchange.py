@@ -12,15 +12,20 @@ from proxy_vpn.keys import Identity, NetworkKey
 from proxy_vpn.mesh import pex
 from proxy_vpn.mesh.roster import Peer, Roster
 from proxy_vpn.mesh.session import Session, State
-from proxy_vpn.wire.messages import Peers
+from proxy_vpn.wire.messages import Peers, Record, SignedRecord, decode
 
 RECORD_EVERY_S = 20 * 60.0
 WAITING_LIMIT_BYTES = 256 * 1024
+CLOCK_FAR_S = 120.0
+CLOCK_LIMIT_S = 1e10
 _log = logging.getLogger(__name__)
 
 
 class Exchange:
-    """Peer exchange of one network; `on_address` hears where a peer says it is."""
+    """Peer exchange of one network; `on_address` hears where a peer says it is.
+
+    `on_clock(identity, seconds ahead)` hears of a live peer whose clock is far from ours.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class Exchange:
         on_address: Callable[[bytes, Address], None],
         sessions: Callable[[], Iterable[Session]],
         unix_time: Callable[[], float],
+        on_clock: Callable[[bytes, float], None] = lambda identity, ahead_s: None,
     ) -> None:
         self._key = key
         self._identity = identity
@@ -42,6 +48,7 @@ class Exchange:
         self._on_address = on_address
         self._sessions = sessions
         self._unix_time = unix_time
+        self._on_clock = on_clock
         self._due = 0.0
 
     def tick(self, now: float) -> None:
@@ -68,6 +75,7 @@ class Exchange:
         news = []
         for data in records[: pex.RECORDS_PER_MESSAGE]:
             with suppress(WireError):
+                self._compare_clocks(session, data)
                 record, addresses = pex.read_record(self._key, data, self._unix_time())
                 if record.identity == self._identity.id:
                     continue
@@ -82,6 +90,15 @@ class Exchange:
                     self._on_address(record.identity, address)
         if news:
             self._spread(news, but=session)
+
+    def _compare_clocks(self, session: Session, data: bytes) -> None:
+        """A peer issues its own record when it sends it, and whatever clock it has, it says so itself."""
+        record = decode(decode(data, SignedRecord).record, Record)
+        if session.member is None or record.identity != session.member.identity:
+            return
+        ahead_s = record.issued - self._unix_time()
+        if CLOCK_FAR_S < abs(ahead_s) < CLOCK_LIMIT_S:
+            self._on_clock(record.identity, ahead_s)
 
     def _own_record(self) -> bytes:
         return pex.make_record(self._key, self._identity, self._name, self._own_addresses(), self._unix_time())

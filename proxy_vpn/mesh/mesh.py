@@ -29,6 +29,7 @@ from proxy_vpn.mesh.seeker import Seeker
 from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.mesh.sizes import LARGEST_BYTES, SizeCheck
 from proxy_vpn.mesh.tunnels import TunnelNumbers, Tunnels
+from proxy_vpn.mesh.unreached import UNREACHED_HINT, Unreached
 from proxy_vpn.mesh.watcher import Watcher
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES, EngineFactory
@@ -113,6 +114,7 @@ class Mesh:
             on_address=lambda device, address: self.seeker.found(address, Source.EXCHANGE, identity=device),
             sessions=lambda: self._sessions,
             unix_time=world.unix_time,
+            on_clock=self.clock_differs,
         )
         self._sessions: set[Session] = set()
         numbers = self._numbers = TunnelNumbers()
@@ -124,6 +126,7 @@ class Mesh:
             on_refused=lambda relay, device, reason: self.detours.refused(relay, device, reason),
         )
         self.detours = Detours(self.roster, self.tunnels, self.seeker.want, self.live_session)
+        self.unreached = Unreached(self.roster, self.detours, self.live_session)
         self._rivals = Rivals(identity.id, observer.warning, self._carries)
         self._watcher = Watcher(self.seeker, self._loop.time)
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
@@ -153,13 +156,19 @@ class Mesh:
             async with asyncio.timeout(LEFT_WAIT_S if peer.left else OFFLINE_WAIT_S):
                 await waiter
         except TimeoutError:
-            raise FlowError(Status.UNREACHABLE, f"{peer.name} is offline", "start pvpn there") from None
+            raise self._out_of_reach(peer) from None
         finally:
             self._waiters.get(peer.identity, []).remove(waiter)
         session = self._usable(peer)
         if session is None:
             raise FlowError(Status.UNREACHABLE, f"{peer.name} has just gone", "try again")
         return session
+
+    def _out_of_reach(self, peer: Peer) -> FlowError:
+        why = self.unreached.why(peer)
+        if not why:
+            return FlowError(Status.UNREACHABLE, f"{peer.name} is offline", "start pvpn there")
+        return FlowError(Status.UNREACHABLE, f"{peer.name} is offline, or there is {why}", UNREACHED_HINT)
 
     async def open_tcp(self, peer: Peer, port: int) -> Flow:
         """A TCP flow to a port of the peer; raises FlowError."""
@@ -224,6 +233,7 @@ class Mesh:
         for session in tuple(self._sessions):
             self._watcher.watch(session)
         self.detours.tick(self._sessions)
+        self.unreached.tick(self._sessions)
         self._exchange.tick(self._loop.time())
         if self._loop.time() >= self._reach_due:
             self._reach_due = self._loop.time() + REACH_EVERY_S

@@ -2,8 +2,9 @@
 
 A PROBE is answered only if it opens under this network's keys, its time is within 120 s and its tx is new; so a
 stranger, and a recorded probe sent again, get no byte back; in our first 120 s neither does one from before our
-start, which costs a peer whose clock is behind a moment. Outside the time window a probe is answered only
-under the device's own key and only while no peer is live (a clock that is wrong).
+start, which costs a peer whose clock is behind a moment. Outside the time window (a clock that is wrong) a probe is
+answered only under the device's own key, and while a peer is live only if its time lies ahead of ours and of all that
+its sender ever sent here: no recording is like that. Of two clocks that differ, one probe is ahead: so both meet.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from proxy_vpn.wire.seal import HINT_BYTES, NONCE_BYTES, SealKey
 CLOCK_WINDOW_S = 120.0
 CLOCK_SLACK_S = 1.0
 ODD_CLOCKS_LIMIT = 64
+AHEAD_LIMIT_S = 100 * 366 * 86400.0
+AHEAD_CLOCKS_LIMIT = 1024
 REPLAY_MEMORY_S = 300.0
 REPLAYS_LIMIT = 1 << 16
 FORGET_EVERY_S = 10.0
@@ -88,6 +91,7 @@ class Prober:
         self._sources = RateLimit(ANSWERS_PER_S, ANSWERS_BURST)
         self._forget_at = 0.0
         self._odd_clocks: dict[bytes, tuple[float, float]] = {}
+        self._ahead: dict[bytes, float] = {}
         self._started = unix_time()
         self._own_key = probe_key(key, identity)
         self._discovery: dict[int, SealKey] = {}
@@ -154,7 +158,9 @@ class Prober:
         difference_s = probe.time - unix_time
         if not abs(difference_s) <= CLOCK_WINDOW_S:
             self._note_clock(probe, unix_time, difference_s)
-            if key is not self._own_key or self._handler.any_peer_live():
+            if key is not self._own_key:
+                return
+            if not self._is_ahead(probe, difference_s) and self._handler.any_peer_live():
                 return
         if probe.sender == self._identity:
             # Our own probe has come round: the address it went to is ourselves, or somebody sends it back to us.
@@ -176,6 +182,16 @@ class Prober:
         reply = SealKey(self._key.reply_key(probe.tx), probe.tx[:HINT_BYTES])
         self._send([reply.seal(self._entropy(NONCE_BYTES), pong.encode())], path)
         self._handler.probe_received(probe.sender, probe.boot, path)
+
+    def _is_ahead(self, probe: Probe, difference_s: float) -> bool:
+        """Whether its time lies in our future, and is the latest of its sender, which is noted."""
+        latest = self._ahead.get(probe.sender)
+        if latest is None and len(self._ahead) >= AHEAD_CLOCKS_LIMIT:
+            return False
+        if not 0.0 < difference_s <= AHEAD_LIMIT_S or (latest is not None and probe.time <= latest):
+            return False
+        self._ahead[probe.sender] = probe.time
+        return True
 
     def _note_clock(self, probe: Probe, unix_time: float, difference_s: float) -> None:
         """Speak of a clock only when two different probes show it running: one recording proves nothing."""

@@ -48,8 +48,9 @@ OnPeer = Callable[[Address, Address], None]
 class DhtStatus:
     """How the node is doing. `bootstrap_reachable`: None while no bootstrap node was asked.
 
-    `announced`: how many nodes hold our latest announce, None before the first has ended. `symmetric4/6`: nodes
-    see us under one IP and several ports, so what they hold is of little use to peers; `external_ips` are those IPs.
+    `nodes4/6`: the contacts we have, and 0 while none of those asked answers any more. `announced`: how many nodes
+    hold our latest announce, None before the first has ended, 0 while nobody answers. `symmetric4/6`: nodes see us
+    under one IP and several ports, so what they hold is of little use to peers; `external_ips` are those IPs.
     """
 
     nodes4: int = 0
@@ -225,17 +226,18 @@ class Dht:
         now, halves = self.now(), self._node.halves
         four, six = halves.get(4), halves.get(6)
         tried = [half for half in halves.values() if half.bootstrap]
+        answering = {family: 0 if half.silent(now) else len(half.table) for family, half in halves.items()}
         return DhtStatus(
-            nodes4=len(four.table) if four else 0,
+            nodes4=answering.get(4, 0),
             good4=four.good(now) if four else 0,
-            nodes6=len(six.table) if six else 0,
+            nodes6=answering.get(6, 0),
             good6=six.good(now) if six else 0,
             external4=four.external if four else None,
             external6=six.external if six else None,
             external_ips=tuple(half.votes.ip for half in halves.values() if half.votes.ip),
             symmetric4=four is not None and four.votes.symmetric,
             symmetric6=six is not None and six.votes.symmetric,
-            announced=self._announced,
+            announced=self._announced if self._announced is None or any(answering.values()) else 0,
             bootstrap_reachable=any(half.bootstrap_reached for half in tried) if tried else None,
         )
 
@@ -286,7 +288,8 @@ class Dht:
         """Names to addresses, again and again for those that failed; quiet, since being offline is no error."""
         pause_s, names = RESOLVE_FIRST_S, list(self._named.names)
         while names:
-            failed = []
+            failed: list[tuple[str, int]] = []
+            asked = len(names)
             for host, port in names:
                 found = await _lookup_name(host, port)
                 self._node.add_bootstrap(found, self.now())
@@ -296,7 +299,7 @@ class Dht:
                     failed.append((host, port))
                     _log.info("bootstrap name %a did not resolve", host)
             names = failed
-            if not self._node_knows_anyone():
+            if len(failed) < asked and not self._node_knows_anyone():
                 for handle in self._handles:
                     handle.poke()
             await asyncio.sleep(pause_s)

@@ -152,8 +152,9 @@ class Engine(ABC):
         Neither package bounds them: qh3 sends them whatever its congestion window says, aioquic queues them for good.
         """
         if sum(map(len, frames)) <= self._datagram_room:
-            for frame in frames:
-                self._quic.send_datagram_frame(frame)
+            with suppress(Exception):  # raises once the peer has closed, though the event that says so is on its way
+                for frame in frames:
+                    self._quic.send_datagram_frame(frame)
 
     @property
     @abstractmethod

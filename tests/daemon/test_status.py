@@ -50,11 +50,13 @@ def test_one_aligned_line_a_peer() -> None:
         peer(path="direct 203.0.113.7:41641", rtt_ms=12.3, tx_bytes=1_200_000, rx_bytes=3_400_000, since=NOW - 60),
         peer(name="a", id="aa", path="relay via peer-b", rtt_ms=140, since=NOW - 2 * 86400),
         peer(name="long-gone", id="cc", state="lost"),
+        peer(name="walled-in", id="cd", state="lost", reason="no direct path and no relay"),
     ]
     assert render_peers(peers, NOW) == [
-        "a          relay via peer-b          140 ms  tx 0 B rx 0 B        since 2023-11-12 22:23",
-        "peer-b     direct 203.0.113.7:41641  12 ms   tx 1.2 MB rx 3.4 MB  since 22:22",
-        "long-gone  lost                              tx 0 B rx 0 B",
+        "a          relay via peer-b                   140 ms  tx 0 B rx 0 B        since 2023-11-12 22:23",
+        "peer-b     direct 203.0.113.7:41641           12 ms   tx 1.2 MB rx 3.4 MB  since 22:22",
+        "long-gone  lost                                       tx 0 B rx 0 B",
+        "walled-in  lost: no direct path and no relay          tx 0 B rx 0 B",
     ]
 
 
@@ -62,7 +64,10 @@ def test_networks_are_named_when_there_are_several() -> None:
     lines = render_peers([peer(), peer(network="office", state="probing")], NOW)
     assert lines[0].startswith("peer-b.home")
     assert lines[1].startswith("peer-b.office  probing")
-    assert render_peers([], NOW) == ["no peers yet: run pvpn with the same key file on another machine"]
+    assert render_peers([], NOW) == [
+        "no peers yet: run pvpn with the same key file on another machine"
+        " - if it runs there, see that both clocks are right: here it is 2023-11-14 22:23"
+    ]
 
 
 def test_addresses_that_none_answers_at_are_told() -> None:
@@ -70,8 +75,8 @@ def test_addresses_that_none_answers_at_are_told() -> None:
         STATUS, peers=(), networks=(msgspec.structs.replace(STATUS.networks[0], unanswered=2),)
     )
     line = render_status(alone, NOW)[-1]
-    assert line.startswith("no peers yet: 2 addresses found, none answers - ")
-    assert "--listen" in line
+    assert line.startswith("no peers yet: 2 addresses found, none answers - no direct path and no relay to somebody")
+    assert "--listen" in line and line.endswith("see that both clocks are right: here it is 2023-11-14 22:23")
     gone, there = peer(state="lost"), peer()
     assert render_peers([gone], NOW, unanswered=1)[1].startswith("1 address found, none answers")
     assert len(render_peers([gone, there], NOW, unanswered=1)) == 2
@@ -141,7 +146,7 @@ def test_what_is_open_in_one_line() -> None:
 def test_the_dht_in_one_line() -> None:
     assert status.render_dht(DhtStatus()) == "off"
     assert status.render_dht(DhtStatus(state="unreachable")).startswith(
-        "unreachable, 0 nodes; is UDP blocked? peers at --peer"
+        "unreachable: no node answers; is UDP blocked? peers are still found on the same LAN, at --peer"
     )
     assert (
         status.render_dht(DhtStatus(state="searching", nodes=3, serving=True)) == "searching, 3 nodes; answering others"

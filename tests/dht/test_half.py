@@ -3,7 +3,16 @@ from __future__ import annotations
 import os
 
 from proxy_vpn.addresses import Address
-from proxy_vpn.dht.half import BOOTSTRAP_MAX_S, MAX_CACHED, MAX_CANDIDATES, MAX_CLOSEST, Half
+from proxy_vpn.dht.half import (
+    BOOTSTRAP_MAX_S,
+    MAX_CACHED,
+    MAX_CANDIDATES,
+    MAX_CLOSEST,
+    ONLINE_S,
+    QUIET_S,
+    SILENT_AFTER,
+    Half,
+)
 from proxy_vpn.dht.lookup import Holder
 from proxy_vpn.dht.table import GOOD_S, Contact, K
 from proxy_vpn.wire.krpc import NodeInfo
@@ -125,3 +134,26 @@ def test_bounds() -> None:
     assert len(half.candidates) == MAX_CANDIDATES
     assert len(half.closest_sets()) == MAX_CLOSEST
     assert half.home_bits(0.0) == 160
+
+
+def test_one_that_hears_nothing_asks_good_contacts_and_knows_when_the_dht_is_gone() -> None:
+    half = Half(4, os.urandom, 0.0)
+    hear(half, range(4), 0.0)
+    now, asked = 0.0, list[tuple[float, Address]]()
+    while now < 3600.0:
+        now += 0.25
+        contact = half.refresh_target(now)
+        if contact is not None:
+            contact.asked_at = now
+            asked.append((now, contact.address))
+        if asked and now - asked[-1][0] == 0.25:
+            half.failed(asked[-1][1], now)
+        if now == QUIET_S:
+            assert not asked and not half.silent(now) and half.good(now) == 4
+    assert {where for _, where in asked[:4]} == {address(number) for number in range(4)}
+    assert len([at for at, _ in asked if at < ONLINE_S + 15.0]) >= SILENT_AFTER
+    assert len([at for at, _ in asked if at > 1800.0]) <= 8
+    assert half.silent(now) and half.good(now) == 0 and len(half.table) == 4
+    hear(half, range(1), now)
+    assert not half.silent(now) and half.good(now) == 1
+    assert any(half.refresh_target(now + later_s) is not None for later_s in (15.0, 30.0))

@@ -8,7 +8,7 @@ import pytest
 from proxy_vpn.addresses import Address
 from proxy_vpn.dht.events import Announced, LookupDone, PeersFound
 from proxy_vpn.dht.node import Settings
-from proxy_vpn.dht.rendezvous import ANNOUNCE_S, MAX_TOPICS, Rendezvous, Urgency
+from proxy_vpn.dht.rendezvous import ANNOUNCE_S, FRUITLESS_MAX_S, MAX_TOPICS, Rendezvous, Urgency
 from tests.dht.world import World
 
 HASH, NEXT = b"h" * 20, b"n" * 20
@@ -182,3 +182,43 @@ def test_a_network_that_comes_late_is_used() -> None:
     world.run(rng.uniform(300, 400))
     world.loss = 0.0
     assert world.run(400.0, lambda: all(len(member.found) == 2 for member in members))
+
+
+def test_lookups_of_a_dead_dht_back_off_to_five_minutes_and_its_return_ends_that() -> None:
+    world, start = network()
+    member = Member(world, 1, start)
+    world.run(60.0)
+    world.loss = 1.0
+    begun = world.now
+    world.run(60 * 60.0)
+    times = [time for time, _ in member.lookups if time > begun]
+    gaps = [two - one for one, two in itertools.pairwise(times)]
+    assert max(gaps[:3]) < 40.0
+    assert all(two > 1.2 * one for one, two in itertools.pairwise(gaps) if one < 100.0 and two < 200.0)
+    assert all(0.7 * FRUITLESS_MAX_S < gap < 1.3 * FRUITLESS_MAX_S + 10.0 for gap in gaps[8:])
+    late = begun + 30 * 60.0
+    mine = [target for at, source, target, _ in world.sent if source == member.address and at > late]
+    assert 0 < len(mine) < 6 * 60
+    world.loss = 0.0
+    assert world.run(330.0, lambda: member.lookups[-1][1] > 0 and member.node.halves[4].good(world.now) > 4)
+    before = len(member.lookups)
+    assert world.run(30.0, lambda: len(member.lookups) >= before + 2)
+    world.run(120.0)
+    recent = [time for time, _ in member.lookups if time > world.now - 60.0]
+    assert len(recent) >= 4
+
+
+def test_one_that_never_had_an_answer_backs_off_too() -> None:
+    world, start = network()
+    world.loss = 1.0
+    member = Member(world, 1, start)
+    begun = world.now
+    world.run(60 * 60.0)
+    assert len([time for time, _ in member.lookups if time > begun + 15 * 60.0]) <= 14
+    mine = [at for at, source, _, _ in world.sent if source == member.address and at > begun + 15 * 60.0]
+    assert len(mine) < 45 * 4
+    member.schedule.poke(world.now)
+    before = len(member.lookups)
+    world.wake(member.address)
+    world.run(60.0)
+    assert len(member.lookups) >= before + 5

@@ -45,6 +45,7 @@ class Daemon:
         self.key = key
         self.state = key.parent / f"state-{key.stem}-{name}"
         self.options = [*options, *(["--listen", f"0.0.0.0:{udp_port}"] if udp_port else [])]
+        self.program = PVPN
         self.process: Process | None = None
 
     @property
@@ -58,15 +59,24 @@ class Daemon:
 
     def start(self) -> Daemon:
         """Run it and wait until its proxy listens."""
-        socks = ["--socks", str(self.socks_port), "--name", self.name, "--state", str(self.state)]
-        self.process = self.host.popen([*PVPN, "run", str(self.key), *socks, *self.options], self._environment)
-        self.process.wait_for(rf"^proxy: .*127\.0\.0\.1:{self.socks_port}")
+        self.begin()
+        self.wait_for(rf"^proxy: .*127\.0\.0\.1:{self.socks_port}")
         return self
+
+    def begin(self) -> None:
+        """Run it, without waiting."""
+        socks = ["--socks", str(self.socks_port), "--name", self.name, "--state", str(self.state)]
+        self.process = self.host.popen([*self.program, "run", str(self.key), *socks, *self.options], self._environment)
 
     def wait_for(self, pattern: str, timeout_s: float = MEET_S, since: int = 0) -> re.Match[str]:
         """The first of its lines that holds `pattern`."""
         assert self.process is not None
         return self.process.wait_for(pattern, timeout_s, since)
+
+    def mark(self) -> int:
+        """The number of its lines so far, to wait only for later ones."""
+        assert self.process is not None
+        return self.process.mark()
 
     def meet(self, *others: Daemon, timeout_s: float = MEET_S) -> None:
         """Wait until it says that each of the others is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.daemon import SOCKS_PORT
+from tests.lab.daemon import SOCKS_PORT, Daemon
 from tests.lab.hosts import PUBLIC, Lab
 from tests.lab.nat import CONES, unavailable
 from tests.lab.scenarios import DIRECT, RELAYED, meeting, path_text
@@ -21,6 +22,9 @@ PROXY = f"socks5h://127.0.0.1:{SOCKS_PORT}"
 CONE_PAIRS = [f"{a}+{b}" for a, b in combinations_with_replacement(CONES, 2)]
 OTHERS = ["no-nat", "firewalls", "no-nat+port-restricted", "masquerade+masquerade", "carriers", "one-carrier-hairpin"]
 LAN_S = 15.0
+NO_WAY = "no direct path and no relay"
+TOLD_S = 15.0
+LOST_S = 90.0
 
 
 @pytest.fixture
@@ -51,6 +55,29 @@ def test_a_third_peer_carries_where_no_direct_path_is(internet: Lab, tmp_path: P
     assert path_text(pair.peer_a, pair.peer_b) == "relay via peer-c"
     serve_web(pair.peer_b.host, tmp_path / "web-b")
     assert curl(pair.peer_a.host, "-x", PROXY, "http://peer-b:8000/hello") == "hello from b"
+
+
+def test_without_a_third_peer_both_are_told_that_there_is_no_way(internet: Lab, tmp_path: Path) -> None:
+    """First as strangers, who know no more of each other than addresses in the DHT; then the one who lost the other."""
+    pair = meeting(internet, tmp_path, RELAYED["symmetric+symmetric"](internet))
+    for peer in (pair.peer_a, pair.peer_b):
+        peer.start()
+    began = time.monotonic()
+    for peer in (pair.peer_b, pair.peer_a):
+        peer.wait_for(f"^! .*{NO_WAY} to somebody of this network", timeout_s=TOLD_S)
+        print(f"{peer.name} was told after {time.monotonic() - began:.1f} s")
+        assert time.monotonic() - began < TOLD_S
+        assert NO_WAY in peer.pvpn("peers").stdout and NO_WAY in peer.pvpn("status").stdout
+    third = Daemon(internet.host("c"), pair.peer_a.key, "peer-c", *pair.peer_b.options, udp_port=None).start()
+    for near, far in ((pair.peer_a, pair.peer_b), (pair.peer_b, pair.peer_a)):
+        near.wait_for(rf"^\+ {far.name} .*relay via peer-c", timeout_s=CONNECTED_S)
+        assert near.output.count(NO_WAY) == 1 and NO_WAY not in near.pvpn("status").stdout
+    third.kill()
+    for near, far in ((pair.peer_a, pair.peer_b), (pair.peer_b, pair.peer_a)):
+        near.wait_for(rf"^! {NO_WAY} to .*{far.name}", timeout_s=LOST_S)
+        assert re.search(rf"^{far.name} +lost: {NO_WAY}", near.pvpn("peers").stdout, re.MULTILINE)
+        for command in (("ping", far.name), ("connect", far.name, "8000")):
+            assert NO_WAY in near.pvpn(*command, check=False).stderr
 
 
 @pytest.mark.parametrize("name", ["same-home", "same-home-hairpin"])

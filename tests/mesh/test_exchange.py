@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.keys import Identity
+from proxy_vpn.mesh.exchange import Exchange
 from proxy_vpn.mesh.pex import RECORD_LIMIT_BYTES, make_record
+from proxy_vpn.mesh.roster import Roster
+from proxy_vpn.mesh.session import Session
 from proxy_vpn.wire.messages import Peers, Record, SignedRecord, encode
 from tests.support.mesh_world import KEY, UNIX_TIME_S, Member, Wire, identity, pause, two_members
 from tests.support.virtual_loop import START_S, run_virtually
@@ -123,3 +127,31 @@ def test_our_record_is_renewed_before_it_expires() -> None:
         assert two.peer(one).record not in (b"", first)
 
     play(scene)
+
+
+def test_a_live_peers_own_record_shows_a_clock_that_is_wrong() -> None:
+    ahead: list[tuple[bytes, float]] = []
+    there, third = made_up(1), made_up(2)
+    exchange = Exchange(
+        KEY,
+        made_up(3),
+        "here",
+        Roster("home"),
+        own_addresses=list,
+        on_address=lambda device, address: None,
+        sessions=list,
+        unix_time=lambda: NOW,
+        on_clock=lambda device, ahead_s: ahead.append((device, ahead_s)),
+    )
+    session = cast(Session, SimpleNamespace(member=SimpleNamespace(identity=there.id), peer_name="there"))
+
+    def hear(who: Identity, off_s: float) -> list[tuple[bytes, float]]:
+        ahead.clear()
+        exchange.receive(session, [make_record(KEY, who, "name", [], NOW + off_s)])
+        return list(ahead)
+
+    for off_s in (3600.0, -3600.0, 6.3e7, -6.3e7, 121.0):
+        assert hear(there, off_s) == [(there.id, off_s)]
+    for off_s in (0.0, 119.0, -119.0, float("nan"), float("inf"), 1e300):
+        assert hear(there, off_s) == []
+    assert hear(third, 3600.0) == []  # a third peer's may be old

@@ -11,6 +11,7 @@ from proxy_vpn.keys import EPOCH_S, Identity, NetworkKey
 from proxy_vpn.mesh.admission import CookieJar
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.prober import (
+    AHEAD_CLOCKS_LIMIT,
     CLOCK_WINDOW_S,
     PENDING_LIMIT,
     PONG_TIMEOUT_S,
@@ -157,7 +158,7 @@ def test_clocks_may_differ_a_little(offset_s: float) -> None:
 
 
 @pytest.mark.parametrize("offset_s", [-7200.0, -CLOCK_WINDOW_S - 5, CLOCK_WINDOW_S + 5, 7200.0])
-def test_a_wrong_clock_is_answered_only_to_who_is_known_and_while_nobody_is_live(offset_s: float) -> None:
+def test_a_wrong_clock_is_answered_only_to_who_is_known_and_if_behind_while_nobody_is_live(offset_s: float) -> None:
     alice, bob = Prone(ALICE, HERE, clock_s=offset_s), Prone(BOB, THERE)
     for one in (alice, bob):
         one.clock_s += 500.0
@@ -166,8 +167,41 @@ def test_a_wrong_clock_is_answered_only_to_who_is_known_and_while_nobody_is_live
     bob.live = True
     for one in (alice, bob):
         one.clock_s += 5.0
-    assert bob.hear(alice.probe(bob, BOB.id), HERE) == []
+    assert bob.hear(alice.probe(bob), HERE) == []
+    assert len(bob.hear(alice.probe(bob, BOB.id), HERE)) == (1 if offset_s > 0 else 0)
     assert bob.differences and bob.differences[0] == pytest.approx(offset_s)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_of_a_clock_that_is_ahead_no_recording_is_answered_while_a_peer_is_live(live: bool) -> None:
+    alice, bob = Prone(ALICE, HERE, clock_s=7200.0), Prone(BOB, THERE)
+    for one in (alice, bob):
+        one.clock_s += 500.0
+    bob.live = live
+    lost = alice.probe(bob, BOB.id)
+    alice.clock_s += 1.0
+    heard = alice.probe(bob, BOB.id)
+    assert bob.hear(heard, HERE)
+    bob.live = True
+    for later_s in (0.0, 1000.0):
+        bob.clock_s += later_s
+        bob.prober.expire()
+        assert bob.hear(heard, HERE) == [] and bob.hear(lost, HERE) == []
+    alice.clock_s += 2000.0
+    assert bob.hear(alice.probe(bob, BOB.id), HERE)
+
+
+def test_senders_with_clocks_ahead_are_bounded() -> None:
+    bob = Prone(BOB, THERE)
+    bob.clock_s += 500.0
+    bob.live = True
+    answered = 0
+    for number in range(AHEAD_CLOCKS_LIMIT + 50):
+        bob.clock_s += 1.0
+        sender, time = number.to_bytes(32, "big"), bob.unix_time() + 7200.0
+        probe = Probe(number.to_bytes(16, "big"), sender, b"b" * 8, time, SMALL_PROBE_BYTES).encode()
+        answered += len(bob.hear(probe_key(KEY, BOB.id).seal(b"n" * 12, probe), HERE))
+    assert answered == AHEAD_CLOCKS_LIMIT
 
 
 def test_a_stranger_gets_no_byte(pair: tuple[Prone, Prone]) -> None:
