@@ -10,11 +10,14 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.errors import WireError
 from proxy_vpn.keys import Identity, NetworkKey
 from proxy_vpn.mesh import pex
+from proxy_vpn.mesh.admission import RateLimit
 from proxy_vpn.mesh.roster import Peer, Roster
 from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.wire.messages import Peers, Record, SignedRecord, decode
 
 RECORD_EVERY_S = 20 * 60.0
+MOVED_LOOK_S = 1.0
+MOVES_PER_S, MOVES_BURST = 1 / 60.0, 3.0
 WAITING_LIMIT_BYTES = 256 * 1024
 CLOCK_FAR_S = 120.0
 CLOCK_LIMIT_S = 1e10
@@ -50,12 +53,29 @@ class Exchange:
         self._unix_time = unix_time
         self._on_clock = on_clock
         self._due = 0.0
+        self._look_due = 0.0
+        self._issued = 0.0
+        self._named: set[Address] = set()
+        self._moves = RateLimit(MOVES_PER_S, MOVES_BURST)
 
     def tick(self, now: float) -> None:
-        """Tell everybody anew before our record expires."""
-        if now >= self._due:
+        """Tell everybody anew before our record expires, and when we are reached elsewhere than it says."""
+        if now >= self._due or self._moved(now):
             self._due = now + RECORD_EVERY_S
+            self._named = set(self._own_addresses())
             self._spread([self._own_record()])
+
+    def _moved(self, now: float) -> bool:
+        """Whether somebody is to hear of an address of ours now that none heard of.
+
+        For a peer behind a NAT that is more than a hint: only once it has sent something there, we get through to it.
+        """
+        if now < self._look_due or self._unix_time() - self._issued <= pex.REISSUE_S:
+            return False
+        self._look_due = now + MOVED_LOOK_S
+        if not any(session.state is State.LIVE for session in self._sessions()):
+            return False
+        return not self._named.issuperset(self._own_addresses()) and self._moves.allow(b"", now)
 
     def greet(self, session: Session, peer: Peer) -> None:
         """A peer became live: tell it of us and of everybody we know."""
@@ -101,7 +121,8 @@ class Exchange:
             self._on_clock(record.identity, ahead_s)
 
     def _own_record(self) -> bytes:
-        return pex.make_record(self._key, self._identity, self._name, self._own_addresses(), self._unix_time())
+        self._issued = self._unix_time()
+        return pex.make_record(self._key, self._identity, self._name, self._own_addresses(), self._issued)
 
     def _send(self, session: Session, records: Sequence[bytes]) -> None:
         if session.link.engine.backlog > WAITING_LIMIT_BYTES:

@@ -131,6 +131,7 @@ class Mesh:
         self._watcher = Watcher(self.seeker, self._loop.time)
         self._waiters: dict[bytes, list[asyncio.Future[None]]] = {}
         self._observed: dict[Address, None] = {}
+        self._seen_as: dict[Session, Address] = {}
         self._ticker = self._loop.call_soon(self._tick)
         self._started_at = self._loop.time()
         self._reach_due = 0.0
@@ -232,6 +233,7 @@ class Mesh:
         self.seeker.tick()
         for session in tuple(self._sessions):
             self._watcher.watch(session)
+            self._note_outside(session)
         self.detours.tick(self._sessions)
         self.unreached.tick(self._sessions)
         self._exchange.tick(self._loop.time())
@@ -278,6 +280,13 @@ class Mesh:
         self._observed[address] = None
         while len(self._observed) > OBSERVED_LIMIT:
             self._observed.pop(next(iter(self._observed)))
+
+    def _note_outside(self, session: Session) -> None:
+        """What the peer of a session sees us as, once each time that it is another address."""
+        seen = session.paths.observed if session.paths is not None else None
+        if seen is not None and seen != self._seen_as.get(session):
+            self._seen_as[session] = seen
+            self.observed_as(seen)
 
     def clock_differs(self, sender: bytes, difference_s: float) -> None:
         """A member's clock is far from ours."""
@@ -422,6 +431,7 @@ class Mesh:
     def session_closed(self, session: Session, reason: str) -> None:
         """A session ended, live or not."""
         self._sessions.discard(session)
+        self._seen_as.pop(session, None)
         self.tunnels.session_gone(session)
         self.relay.session_gone(session)
         self._numbers.forget(session)

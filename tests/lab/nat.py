@@ -90,6 +90,20 @@ class Router:
         """Of its WAN side."""
         return self.box.address
 
+    def move(self, address: str) -> None:
+        """Another address on its WAN side and no other, as a provider gives one at night: all mappings are gone."""
+        if self.kind in CONES:
+            raise ValueError(f"a {self.kind} router remembers its mappings by address")
+        old, bits = self.address, self.box.segment.prefix_bits
+        _configure(self.box, ["nft", "-f", "-"], f"insert rule ip router input ip daddr {address} ct state new drop")
+        ways = [
+            f"address del {old}/{bits} dev eth0",
+            f"address add {address}/{bits} dev eth0",
+            f"route replace default via {self.box.segment.gateway}",
+        ]
+        _configure(self.box, ["ip", "-batch", "-"], "\n".join(ways))
+        self.box.addresses = [address]
+
     def host(self, name: str) -> Host:
         """One more host behind it, with IPv4 only."""
         return self._lab.plug(name, self._segment, [str(self.lan[self._segment.ports + 2])])

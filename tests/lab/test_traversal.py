@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.daemon import SOCKS_PORT, Daemon
+from tests.lab.daemon import SOCKS_PORT, Daemon, make_key
 from tests.lab.hosts import PUBLIC, Lab
-from tests.lab.nat import CONES, unavailable
+from tests.lab.nat import CONES, Kind, Router, unavailable
 from tests.lab.scenarios import DIRECT, RELAYED, meeting, path_text
-from tests.lab.scenes import curl, serve_web
+from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web
 
 # Peers look for each other in the DHT again 2, 5 and 10 s after they began.
 CONNECTED_S = 25.0
@@ -25,6 +25,8 @@ LAN_S = 15.0
 NO_WAY = "no direct path and no relay"
 TOLD_S = 15.0
 LOST_S = 90.0
+MOVED_TO = "250.1"
+MOVED_S = 45.0
 
 
 @pytest.fixture
@@ -78,6 +80,33 @@ def test_without_a_third_peer_both_are_told_that_there_is_no_way(internet: Lab, 
         assert re.search(rf"^{far.name} +lost: {NO_WAY}", near.pvpn("peers").stdout, re.MULTILINE)
         for command in (("ping", far.name), ("connect", far.name, "8000")):
             assert NO_WAY in near.pvpn(*command, check=False).stderr
+
+
+def test_a_router_gets_another_address_and_peers_behind_others_follow(internet: Lab, tmp_path: Path) -> None:
+    """Without a DHT: the third peer sees the new address, and only once the other has heard of it is there a way."""
+    key = make_key(tmp_path)
+    third = Daemon(internet.host("c"), key, "peer-c", "--no-dht").start()
+    router = Router(internet, Kind.MASQUERADE)
+    hosts = (router.host("a"), Router(internet, Kind.PORT_RESTRICTED).host("b"))
+    known = ("--no-dht", "--peer", third.endpoint)
+    peer_a, peer_b = (Daemon(host, key, f"peer-{host.name}", *known, udp_port=None).start() for host in hosts)
+    peer_a.meet(peer_b, third)
+    serve_exchange(peer_b.host)
+    flow = peer_a.exchange("hold", peer_b.name, EXCHANGE_PORT)
+    flow.wait_for("^holding")
+    router.move(f"{PUBLIC}.{MOVED_TO}")
+    began = time.monotonic()
+    flow.tell("still here")
+    flow.wait_for("^echo still here", timeout_s=CONNECTED_S)
+    print(f"the flow went on after {time.monotonic() - began:.1f} s")
+    for near, far, ip in ((peer_a, peer_b, ""), (peer_b, peer_a, router.address)):
+        while not (path := path_text(near, far)).startswith(f"direct {ip}"):
+            assert time.monotonic() - began < MOVED_S, path
+    print(f"the path was direct again after {time.monotonic() - began:.1f} s")
+    flow.tell("and here")
+    flow.wait_for("^echo and here")
+    assert flow.finish()["end"] == "clean"
+    assert not any(line.startswith("- ") for peer in (peer_a, peer_b) for line in peer.output.splitlines())
 
 
 @pytest.mark.parametrize("name", ["same-home", "same-home-hairpin"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,9 +10,9 @@ from typing import Any, cast
 from proxy_vpn.addresses import Address
 from proxy_vpn.keys import Identity
 from proxy_vpn.mesh.exchange import Exchange
-from proxy_vpn.mesh.pex import RECORD_LIMIT_BYTES, make_record
+from proxy_vpn.mesh.pex import RECORD_LIMIT_BYTES, REISSUE_S, make_record, read_record
 from proxy_vpn.mesh.roster import Roster
-from proxy_vpn.mesh.session import Session
+from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.wire.messages import Peers, Record, SignedRecord, encode
 from tests.support.mesh_world import KEY, UNIX_TIME_S, Member, Wire, identity, pause, two_members
 from tests.support.virtual_loop import START_S, run_virtually
@@ -155,3 +156,66 @@ def test_a_live_peers_own_record_shows_a_clock_that_is_wrong() -> None:
     for off_s in (0.0, 119.0, -119.0, float("nan"), float("inf"), 1e300):
         assert hear(there, off_s) == []
     assert hear(third, 3600.0) == []  # a third peer's may be old
+
+
+def test_a_move_that_one_peer_sees_opens_anothers_nat() -> None:
+    """The third's NAT lets in only where the third has sent to: so it must hear of the new address, and sends there."""
+
+    async def scene(wire: Wire, one: Member, two: Member) -> None:
+        three = Member(wire, identity(3), "three", "10.0.0.3")
+        three.knows(two)
+        await three.until_live(two)
+        await one.until_live(three)
+        await pause(REISSUE_S)
+        sent_to: set[Address] = set()
+
+        def drops(source: Address, target: Address, datagram: bytes) -> bool:
+            if source == three.address:
+                sent_to.add(target)
+            return target == three.address and source not in sent_to
+
+        outside = Address("203.0.113.7", 40000)
+        wire.drops = drops
+        wire.translate(one.address, outside)
+        await pause(60.0)
+        session = three.session(one)
+        assert session.paths is not None and session.paths.current.remote == outside and not one.lost
+        assert outside in read_record(KEY, three.peer(one).record, NOW + 60.0)[1]
+        await three.close()
+
+    play(scene)
+
+
+def test_addresses_that_never_rest_are_told_once_a_minute() -> None:
+    told: list[Peers] = []
+    session = cast(Session, SimpleNamespace(state=State.LIVE, send_control=told.append, link=_link(backlog=0)))
+    ports = iter(range(1024, 60000))
+    alone = [True]
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        exchange = Exchange(
+            KEY,
+            made_up(3),
+            "here",
+            Roster("home"),
+            own_addresses=lambda: [Address("203.0.113.7", next(ports))],
+            on_address=lambda device, address: None,
+            sessions=lambda: [] if alone[0] else [session],
+            unix_time=loop.time,
+        )
+        for _ in range(600):
+            exchange.tick(loop.time())
+            await pause(1.0)
+        assert not told
+        alone[0] = False
+        for _ in range(600):
+            exchange.tick(loop.time())
+            await pause(1.0)
+        assert 10 <= len(told) <= 14
+
+    run_virtually(scene())
+
+
+def _link(backlog: int) -> SimpleNamespace:
+    return SimpleNamespace(engine=SimpleNamespace(backlog=backlog))
