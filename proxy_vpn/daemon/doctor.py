@@ -37,7 +37,7 @@ def reach(node: Node) -> Reach:
 
 def nat_kind(node: Node) -> str:
     """`none`, `cone`, `symmetric` or `unknown`, from how DHT nodes and peers see us (IPv4)."""
-    dht = node.dht.status() if node.dht else None
+    dht = node.discovery.dht.status() if node.discovery.dht else None
     if dht is not None and dht.symmetric4:
         return "symmetric"
     own = {address.ip for address in reachable_addresses(node.demux.addresses)}
@@ -67,7 +67,7 @@ def _checks(node: Node) -> Iterator[Check]:
 
 def _udp(node: Node) -> Check:
     port = node.demux.addresses[0].port if node.demux.addresses else 0
-    if search.any_peer_live(node) or (node.dht is not None and not search.dht_silent(node)):
+    if search.any_peer_live(node) or (node.discovery.dht is not None and not search.dht_silent(node)):
         return Check(name="udp", state="good", text=f"port {port}: datagrams go out and answers come back")
     if time.time() - node.started < search.DHT_ANSWERS_WITHIN_S:
         return Check(name="udp", state="warning", text=f"port {port}: no answer yet", hint="ask again in a moment")
@@ -80,7 +80,7 @@ def _families(node: Node) -> Check:
     have = [name for name, there in (("IPv4", ours.ipv4), ("IPv6", ours.ipv6)) if there]
     if not have:
         return Check(name="address", state="bad", text="this host has no address", hint="connect it to a network")
-    dht = node.dht.status() if node.dht else None
+    dht = node.discovery.dht.status() if node.discovery.dht else None
     outside = [str(address) for address in (dht.external4, dht.external6) if address] if dht else []
     seen = f"; seen from outside as {' '.join(outside)}" if outside else ""
     return Check(name="address", state="good", text=" and ".join(have) + seen)
@@ -95,9 +95,9 @@ def _nat(node: Node) -> Check:
 
 
 def _mapping(node: Node) -> Check:
-    if node.mapper is None:
+    if node.discovery.mapper is None:
         return Check(name="mapping", state="good", text="off")
-    mapped = node.mapper.status
+    mapped = node.discovery.mapper.status
     if mapped.external is not None:
         nested = "; that is no public address: there is another NAT behind the router" if mapped.nested else ""
         return Check(name="mapping", state="good", text=f"{mapped.protocol}: {mapped.external} leads here{nested}")
@@ -109,9 +109,9 @@ def _mapping(node: Node) -> Check:
 
 
 def _dht(node: Node) -> Check:
-    if node.dht is None:
+    if node.discovery.dht is None:
         return Check(name="dht", state="good", text="off")
-    dht = node.dht.status()
+    dht = node.discovery.dht.status()
     count = f"{dht.nodes4 + dht.nodes6} nodes known, {dht.good4 + dht.good6} answered lately"
     if dht.announced:
         return Check(name="dht", state="good", text=f"{count}; announced at {dht.announced}")

@@ -3,7 +3,8 @@
     async with Node(settings) as node:
         reader, writer = await node.open("peer-b", 22)
 
-From the bottom up: UDP sockets and the demultiplexer, the DHT, one Mesh a network, the doors, the control API.
+From the bottom up: UDP sockets and the demultiplexer, one Mesh a network, where their peers are found, the doors,
+the control API.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any
 
-from proxy_vpn.addresses import Address, ForwardSpec, Scope, Target
+from proxy_vpn.addresses import Address, ForwardSpec, Target
 from proxy_vpn.config import Settings
 from proxy_vpn.daemon import doctor, memory, report, search, sockets
 from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.control import ControlServer
+from proxy_vpn.daemon.discovery import Discovery
 from proxy_vpn.daemon.findings import DoctorReply
 from proxy_vpn.daemon.messages import ForgetReply, PingReply
 from proxy_vpn.daemon.served import ServedFlows, raise_descriptor_limit
@@ -38,7 +39,6 @@ from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.streams import open_streams
 from proxy_vpn.errors import FlowError, PvpnError, StateError, Status, UsageError
 from proxy_vpn.keys import NetworkKey
-from proxy_vpn.mesh.candidates import Source
 from proxy_vpn.mesh.flow import PROCESS_GROWTH_LIMIT_BYTES, Budget
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.mesh import Mesh, World
@@ -49,17 +49,12 @@ from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.session import Session
 from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
-from proxy_vpn.net.dht import Dht, RendezvousHandle, Urgency
 from proxy_vpn.net.engines import engine_factory
-from proxy_vpn.net.interfaces import reachable_addresses
-from proxy_vpn.net.lan import Lan
-from proxy_vpn.net.portmap import PortMapper
-from proxy_vpn.net.udp import Path, UdpSocket
+from proxy_vpn.net.udp import UdpSocket
 from proxy_vpn.wire.messages import Reach
 
 SAVE_EVERY_S = 60.0
 SAVE_SOON_S = 0.1
-_NONCE_CONTEXT = b"pvpn1 port mapping"
 _log = logging.getLogger(__name__)
 
 
@@ -73,17 +68,14 @@ class Node:
         self.policy = Policy(settings.expose)
         self.meshes: list[Mesh] = []
         self.proxies: list[str] = []
-        self.dht: Dht | None = None
-        self.lan: Lan | None = None
-        self.mapper: PortMapper | None = None
         self.warnings = Warnings(console.warn if console else _log.warning)
         self.demux: Demultiplexer
+        self.discovery: Discovery
         self.router: Router
         self.state: StateDirectory
         self._console = console
         self._stack = AsyncExitStack()
         self._states: dict[Mesh, NetworkState] = {}
-        self._rendezvous: list[RendezvousHandle] = []
         self._forwards: dict[ForwardSpec, tuple[ForwardDoor, bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._dirty = asyncio.Event()
@@ -109,20 +101,20 @@ class Node:
         self.state = self._stack.enter_context(StateDirectory.open(settings.state))
         self.demux = Demultiplexer(self._bind())
         self._stack.callback(self.demux.close)
+        self.discovery = Discovery(settings, self.state, self.demux)
         keyring = Keyring()
         self.demux.on_sealed = keyring.receive
         self.engine_name = factory.name
         budget = Budget(PROCESS_GROWTH_LIMIT_BYTES)
-        world = World(self.demux, keyring, factory, budget, os.urandom, time.time, self._local_addresses)
+        world = World(self.demux, keyring, factory, budget, os.urandom, time.time, self.discovery.own_addresses)
         self._stack.push_async_callback(self._cancel_tasks)
         for key in settings.keys:
             self._add_mesh(key, world)
         self.router = Router(self.meshes)
         self._serve = ServeDoor(self.policy, self.own)
         self._served = ServedFlows(raise_descriptor_limit())
-        self._start_dht()
-        self._start_lan()
-        self._start_port_mapping()
+        self._stack.push_async_callback(self.discovery.close)
+        self.discovery.start(self.meshes)
         await self._open_doors()
         # The last pushed is the first to run: flows get their two seconds while the doors still stand.
         self._stack.push_async_callback(self._stop_meshes)
@@ -178,76 +170,6 @@ class Node:
         with suppress(StateError):  # on the way out nobody can mend the disk
             self._states[mesh].save(memory.snapshot(mesh))
 
-    def _start_dht(self) -> None:
-        if not self.settings.dht:
-            return
-        dht = self.dht = Dht(
-            send=lambda datagram, address: self.demux.send([datagram], Path("", 0, address)),
-            entropy=os.urandom,
-            bootstrap=[(target.host, target.port) for target in self.settings.dht_bootstrap],
-            serve=self.settings.dht_serve,
-            families=[address.family for address in self.demux.addresses],
-            state=self.state.load_dht(),
-        )
-        self.demux.on_krpc = dht.receive
-        self._stack.push_async_callback(self._stop_dht, dht)
-        dht.start()
-        for mesh in self.meshes:
-            self._rendezvous.append(self._meet(dht, mesh))
-
-    def _meet(self, dht: Dht, mesh: Mesh) -> RendezvousHandle:
-        def urgency() -> Urgency:
-            live = sum(1 for _ in mesh.live_peers())
-            known = sum(1 for _ in mesh.roster)
-            return Urgency.NONE_LIVE if not live else Urgency.ALL_KNOWN if live >= known else Urgency.SOME_LIVE
-
-        def on_peer(address: Address, source: Address) -> None:
-            mesh.seeker.found(address, Source.DHT, scope=source.scope)
-
-        return dht.rendezvous(mesh.key.dht_topics, self._external_port, on_peer, urgency)
-
-    def _external_port(self) -> int | None:
-        mapped = self.mapper.status.external if self.mapper else None
-        external = mapped or (self.dht.status().external4 if self.dht else None)
-        return external.port if external else self.demux.addresses[0].port
-
-    def _start_lan(self) -> None:
-        if not self.settings.lan:
-            return
-        lan = self.lan = Lan(lambda: reachable_addresses(self.demux.addresses), os.urandom)
-        for mesh in self.meshes:
-            self._announce(lan, mesh)
-        self._stack.push_async_callback(lan.close)
-        lan.start()
-
-    def _start_port_mapping(self) -> None:
-        """Ask the router for a port of its own, unless only this host can reach ours."""
-        bound = [each for each in self.demux.addresses if ":" not in each.ip and each.scope is not Scope.LOOPBACK]
-        if not self.settings.port_mapping or not bound:
-            return
-        # Secret, and the same at every start: a router lets nobody else change the mapping (RFC 6887, section 11.3).
-        nonce = self.meshes[0].identity.sign(_NONCE_CONTEXT)[:12]
-        mapper = self.mapper = PortMapper(bound[0].port, self._port_mapped, nonce=nonce)
-        self._stack.push_async_callback(mapper.close)
-        mapper.start()
-
-    def _port_mapped(self, address: Address | None) -> None:
-        _log.info("the router leads %s to us", address) if address else _log.info("the router leads no port to us")
-        for handle in self._rendezvous:
-            handle.poke()
-
-    @staticmethod
-    def _announce(lan: Lan, mesh: Mesh) -> None:
-        def on_peer(address: Address) -> None:
-            mesh.seeker.found(address, Source.LAN, scope=Scope.LINK)
-
-        lan.add(lambda: mesh.key.lan_tags(time.time()), on_peer)
-
-    async def _stop_dht(self, dht: Dht) -> None:
-        with suppress(StateError):
-            self.state.save_dht(dht.export_state())
-        await dht.close()
-
     async def _open_doors(self) -> None:
         direct = Direct(self.own) if self.settings.direct else None
         for target in self.settings.proxies:
@@ -292,7 +214,7 @@ class Node:
 
     async def _housekeeping(self) -> None:
         while True:
-            await self._look_for_user_peers()
+            await self.discovery.look_for_user_peers()
             with suppress(TimeoutError):
                 async with asyncio.timeout(SAVE_EVERY_S):
                     await self._dirty.wait()
@@ -305,38 +227,16 @@ class Node:
         try:
             for mesh, state in self._states.items():
                 await asyncio.to_thread(state.save, memory.snapshot(mesh))
-            if self.dht is not None:
-                await asyncio.to_thread(self.state.save_dht, self.dht.export_state())
+            await self.discovery.save()
         except StateError as error:
             self.warnings.add(f"what is known of peers can't be saved: {error.what} - {error.hint}")
-
-    async def _look_for_user_peers(self) -> None:
-        """What `--peer` names: resolved again and again, because names move."""
-        for target in self.settings.peers:
-            found = await _resolve(target)
-            if not found:
-                _log.info("%a has no address now", target.host)
-            for address in found:
-                for mesh in self.meshes:
-                    mesh.seeker.found(address, Source.USER)
 
     def _network_changed(self) -> None:
         """Addresses, links or routes are others now, or the host woke up."""
         for mesh in self.meshes:
             mesh.network_changed()
-        for handle in self._rendezvous:
-            handle.poke()
         self._serve.network_changed()
-        if self.lan is not None:
-            self.lan.network_changed()
-        if self.mapper is not None:
-            self.mapper.network_changed()
-
-    def _local_addresses(self) -> list[Address]:
-        status = self.dht.status() if self.dht else None
-        mapped = self.mapper.status.external if self.mapper else None
-        external = [mapped, *([status.external4, status.external6] if status else [])]
-        return [*(address for address in external if address), *reachable_addresses(self.demux.addresses)]
+        self.discovery.network_changed()
 
     # --- MeshObserver -----------------------------------------------------------------------------------------------
 
@@ -352,8 +252,7 @@ class Node:
     def peer_lost(self, peer: Peer, reason: str) -> None:
         """A peer went."""
         self._dirty.set()
-        for handle in self._rendezvous:
-            handle.poke()
+        self.discovery.poke()
         if self._console:
             self._console.peer_went(peer.network, peer.name, reason)
 
@@ -448,17 +347,6 @@ class Node:
         if not meshes:
             raise UsageError(f"no network is called {net!a} here", "see 'pvpn status' for the networks")
         return meshes
-
-
-async def _resolve(target: Target) -> list[Address]:
-    with suppress(ValueError):
-        return [Address(str(ip_address(target.host)), target.port)]
-    loop = asyncio.get_running_loop()
-    try:
-        infos = await loop.getaddrinfo(target.host, target.port)
-    except (OSError, UnicodeError):
-        return []
-    return [Address(str(info[4][0]), target.port) for info in infos]
 
 
 async def _run(settings: Settings, console: Console) -> None:

@@ -98,9 +98,9 @@ def _peer(mesh: Mesh, peer: Peer) -> PeerStatus:
 
 
 def _dht(node: Node) -> DhtStatus:
-    if node.dht is None:
+    if node.discovery.dht is None:
         return DhtStatus()
-    dht = node.dht.status()
+    dht = node.discovery.dht.status()
     state: DhtState = "searching"
     if dht.announced:
         state = "announced"

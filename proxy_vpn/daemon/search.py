@@ -84,9 +84,9 @@ def any_peer_live(node: Node) -> bool:
 
 def dht_silent(node: Node) -> bool:
     """Whether no node of the DHT has answered; False where it is not used."""
-    if node.dht is None:
+    if node.discovery.dht is None:
         return False
-    dht = node.dht.status()
+    dht = node.discovery.dht.status()
     return not dht.nodes4 + dht.nodes6
 
 
@@ -98,7 +98,7 @@ def unanswered(node: Node, mesh: Mesh) -> int:
     own = set(mesh.own_addresses())
     known = {address for peer in mesh.roster for address in peer.addresses} | mesh.live_addresses()
     # Before a NAT of ours the DHT goes on naming ports that we had: what it names there is mostly ourselves.
-    outside = set(node.dht.status().external_ips) if node.dht else set()
+    outside = set(node.discovery.dht.status().external_ips) if node.discovery.dht else set()
     outside -= {address.ip for address in node.demux.addresses}
     found = mesh.seeker.book.ownerless(asyncio.get_running_loop().time())
     return len({address.ip for address in found - own - known} - outside)

@@ -68,7 +68,7 @@ class FakeNode:
         self.warnings = Warnings(self.said.append)
         self.demux = SimpleNamespace(addresses=[OWN])
         status = lambda: DhtStatus(nodes4=self.nodes or 0, external_ips=(OUTSIDE.ip,))  # noqa: E731
-        self.dht = None if self.nodes is None else SimpleNamespace(status=status)
+        self.discovery = SimpleNamespace(dht=None if self.nodes is None else SimpleNamespace(status=status))
 
     @property
     def node(self) -> Node:
