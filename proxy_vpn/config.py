@@ -21,6 +21,7 @@ from proxy_vpn.addresses import (
 )
 from proxy_vpn.errors import UsageError
 from proxy_vpn.keys import NetworkKey, load_key_file
+from proxy_vpn.ranges import Network
 
 Engine = Literal["qh3", "aioquic"]
 ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
@@ -28,6 +29,7 @@ ExposeMode = Literal["default", "none", "all"]
 
 MAX_NAME_CHARS: Final = 32
 MAX_NETWORKS: Final = 64
+MAX_ROUTES: Final = 64
 MAX_PORT_CHARS: Final = 5
 FALLBACK_NAME: Final = "peer"
 
@@ -80,8 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What one process runs: its networks, its doors, and how it looks for peers.
 
     `proxies`: where SOCKS and HTTP are served (port 0 picks one); `listen`: UDP endpoints, none given means every
-    address at the remembered port; `peers`: where to look for peers first; `engine`: None is the best one installed;
-    `state`: None is the platform's directory; `verbosity`: 0 lines for people, 1 more, 2 everything.
+    address at the remembered port; `routes` and `offer_exit`: what peers are led to; `accept_routes` and `exit` (a
+    peer's name): where other peers lead us; `peers`: where to look for peers first; `engine`: None is the best one
+    installed; `state`: None is the platform's directory; `verbosity`: 0 lines for people, 1 more, 2 everything.
     """
 
     keys: tuple[NetworkKey, ...]
@@ -90,6 +93,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     forwards: tuple[ForwardSpec, ...] = ()
     expose: Expose = Expose()
     direct: bool = True
+    routes: tuple[Network, ...] = ()
+    accept_routes: bool = False
+    offer_exit: bool = False
+    exit: str = ""
     relay: bool = True
     lan: bool = True
     port_mapping: bool = True
@@ -107,6 +114,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("no key file given", "make one with pvpn keygen home.key, then: pvpn run home.key")
         if not valid_name(self.name):
             raise UsageError(f"{self.name!a} can't be a peer's name", "use 1 to 32 of a-z, 0-9 and - with --name")
+        if len(self.routes) > MAX_ROUTES:
+            raise UsageError(f"more than {MAX_ROUTES} routes", "offer larger networks")
+        if self.exit and not all(valid_name(label) for label in self.exit.split(".", 1)):
+            raise UsageError(f"{self.exit!a} can't be a peer's name", "give the name of a peer with --exit")
         if self.dht_serve and not self.dht:
             raise UsageError("--dht-serve and --no-dht exclude each other", "leave one of them out")
 

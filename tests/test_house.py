@@ -22,7 +22,7 @@ TOOL_S = 200
 # From the ground up. A module imports lower floors, and its own floor without a cycle. The package itself, which
 # shows the public API, is the roof: it may import everything, and only its version is imported from it.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "keys", "addresses", "config"}),
+    frozenset({"errors", "keys", "addresses", "ranges", "config"}),
     frozenset({"wire"}),
     frozenset({"dht"}),
     frozenset({"net"}),

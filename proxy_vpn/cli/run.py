@@ -41,6 +41,10 @@ class _KeyFiles(click.Path):
 @option("--no-port-mapping", is_flag=True, help="Do not ask the router to open a port (UPnP, NAT-PMP, PCP).")
 @option("--no-relay", is_flag=True, help="Carry nothing between other members that can't reach each other.")
 @option("--no-direct", is_flag=True, help="Refuse names that are no peer's, instead of going there directly.")
+@option("--route", "routes", multiple=True, metavar="NETWORK", help="Lead peers that accept it to 192.168.7.0/24.")
+@option("--accept-routes", is_flag=True, help="Reach the networks that peers lead to (their --route).")
+@option("--offer-exit", is_flag=True, help="Lead peers to the internet, if they choose this machine as their --exit.")
+@option("--exit", "exit_name", metavar="PEER", help="Reach the internet through this peer, or not at all.")
 @option("--listen", multiple=True, metavar="[ADDR:]PORT", help="The UDP endpoint; a port chosen once, unless given.")
 @option("--peer", "peers", multiple=True, metavar="HOST:PORT", help="Look for a peer here first.")
 @option("--no-dht", is_flag=True, help="Stay away from the DHT.")
@@ -89,6 +93,10 @@ def settings(
     no_port_mapping: bool = False,
     no_relay: bool = False,
     no_direct: bool = False,
+    routes: tuple[str, ...] = (),
+    accept_routes: bool = False,
+    offer_exit: bool = False,
+    exit_name: str | None = None,
     listen: tuple[str, ...] = (),
     peers: tuple[str, ...] = (),
     no_dht: bool = False,
@@ -101,6 +109,7 @@ def settings(
     """The flags as typed values; raises UsageError and KeyFileError before anything has started."""
     from proxy_vpn import config
     from proxy_vpn.addresses import ForwardSpec, Target
+    from proxy_vpn.ranges import parse_route
 
     proxies = tuple(dict.fromkeys(config.parse_proxy(text) for text in (*socks, *http)))
     return config.Settings(
@@ -110,6 +119,10 @@ def settings(
         forwards=tuple(ForwardSpec.parse(text) for text in forwards),
         expose=_expose(expose),
         direct=not no_direct,
+        routes=tuple(dict.fromkeys(parse_route(text) for text in routes)),
+        accept_routes=accept_routes,
+        offer_exit=offer_exit,
+        exit=(exit_name or "").lower().removesuffix(".pvpn"),
         relay=not no_relay,
         lan=not no_lan,
         port_mapping=not no_port_mapping,

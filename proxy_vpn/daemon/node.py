@@ -31,6 +31,7 @@ from proxy_vpn.daemon.served import ServedFlows, raise_descriptor_limit
 from proxy_vpn.daemon.state import NetworkState, StateDirectory
 from proxy_vpn.daemon.status import DaemonStatus, ExposeStatus, ForwardStatus, open_door
 from proxy_vpn.daemon.warnings import Warnings
+from proxy_vpn.doors.beyond import Beyond
 from proxy_vpn.doors.direct import Direct
 from proxy_vpn.doors.forward import ForwardDoor
 from proxy_vpn.doors.own import OwnListeners
@@ -46,6 +47,7 @@ from proxy_vpn.mesh.names import Router
 from proxy_vpn.mesh.openings import Incoming, IncomingTcp, IncomingUdp
 from proxy_vpn.mesh.policy import Policy
 from proxy_vpn.mesh.roster import Peer
+from proxy_vpn.mesh.routes import Offer, Ways
 from proxy_vpn.mesh.session import Session
 from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
@@ -66,6 +68,7 @@ class Node:
         self.started = time.time()
         self.own = OwnListeners()
         self.policy = Policy(settings.expose)
+        self._offer = Offer(settings.routes, settings.offer_exit)
         self.meshes: list[Mesh] = []
         self.proxies: list[str] = []
         self.warnings = Warnings(console.warn if console else _log.warning)
@@ -110,8 +113,8 @@ class Node:
         self._stack.push_async_callback(self._cancel_tasks)
         for key in settings.keys:
             self._add_mesh(key, world)
-        self.router = Router(self.meshes)
-        self._serve = ServeDoor(self.policy, self.own)
+        self.router = Router(self.meshes, Ways(self.meshes, settings.accept_routes, settings.exit))
+        self._serve = ServeDoor(self.policy, self.own, Beyond(self._offer, self.own))
         self._served = ServedFlows(raise_descriptor_limit())
         self._stack.push_async_callback(self.discovery.close)
         self.discovery.start(self.meshes)
@@ -155,6 +158,7 @@ class Node:
         state = self.state.network(key.network_id)
         mesh = Mesh(key, state.identity(), self.settings.name, world, self)
         mesh.relay.enabled = self.settings.relay
+        mesh.leads_to = self._offer.messages()
         self.meshes.append(mesh)
         self._states[mesh] = state
         self._stack.push_async_callback(self._stop_mesh, mesh)

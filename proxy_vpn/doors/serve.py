@@ -10,7 +10,8 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Protocol
 
-from proxy_vpn.addresses import Address
+from proxy_vpn.addresses import Address, Target
+from proxy_vpn.doors.beyond import Beyond
 from proxy_vpn.doors.dial import CONNECT_TIMEOUT_S, dial, dial_error
 from proxy_vpn.doors.host_addresses import host_addresses
 from proxy_vpn.doors.join import join
@@ -45,6 +46,10 @@ class Incoming(Protocol):
     """A peer's request for a flow; exactly one of accept and refuse is to be called."""
 
     @property
+    def host(self) -> str:
+        """A host beyond this one; empty: a service of this host."""
+
+    @property
     def port(self) -> int:
         """The service wanted."""
 
@@ -73,8 +78,9 @@ class IncomingUdp(Incoming, Protocol):
 class ServeDoor:
     """Dials the service each flow asks for; a coroutine per flow lives as long as the flow, and its caller owns it."""
 
-    def __init__(self, policy: Policy, own: OwnListeners) -> None:
+    def __init__(self, policy: Policy, own: OwnListeners, beyond: Beyond) -> None:
         self._policy = policy
+        self._beyond = beyond
         self._own = own
         self._addresses: list[str] = []
         self._addresses_until = 0.0
@@ -113,7 +119,7 @@ class ServeDoor:
     async def serve_udp(self, incoming: IncomingUdp) -> None:
         """The same for datagrams, until the flow ends or is idle for 60 s."""
         try:
-            candidates = self._candidates(incoming, udp=True)
+            candidates = await self._candidates(incoming, udp=True)
         except FlowError as error:
             _log.info("refused %s: %s", incoming.peer_name, error)
             incoming.refuse(error.status)
@@ -125,19 +131,22 @@ class ServeDoor:
         errors: list[FlowError] = []
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                for address in self._candidates(incoming, udp=False):
+                for address in await self._candidates(incoming, udp=False):
                     try:
                         return TcpDuplex(await dial(address, _LOOPBACK_ALIAS if address.ip == _LOOPBACK_ALIAS else ""))
                     except OSError as error:
                         errors.append(dial_error(address, error))
         except TimeoutError as error:
-            raise dial_error(f"port {incoming.port}", error) from None
+            what = Target(incoming.host, incoming.port) if incoming.host else f"port {incoming.port}"
+            raise dial_error(what, error) from None
         # A refusal says more than a missing route.
         raise next((error for error in errors if error.status is Status.REFUSED), errors[-1])
 
-    def _candidates(self, incoming: Incoming, udp: bool) -> list[Address]:
+    async def _candidates(self, incoming: Incoming, udp: bool) -> list[Address]:
         """Where the service may be, in the order to try; raises FlowError."""
         port = incoming.port
+        if incoming.host:
+            return await self._beyond.addresses(Target(incoming.host, port), udp)
         if not self._policy.allows(port, udp, incoming.peer_name):
             raise FlowError(
                 Status.POLICY, f"port {port} is closed to {incoming.peer_name}", f"pvpn run --expose {port}"

@@ -19,6 +19,7 @@ from typing import Protocol
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowLost, WireError
 from proxy_vpn.mesh.duplex import Sink
+from proxy_vpn.mesh.tap import Kind, Line
 from proxy_vpn.wire.messages import Reassembler, split_datagram
 
 IMPLIED_CREDIT_BYTES = 64 * 1024
@@ -58,6 +59,7 @@ class Carrier(Protocol):
 
     peer_name: str
     budget: Budget
+    line: Line
 
     @property
     def rtt_s(self) -> float | None: ...
@@ -138,6 +140,7 @@ class Flow:
         self.target = target
         self.peer_name = carrier.peer_name
         self._carrier = carrier
+        self._line = carrier.line
         self._sink: Sink | None = None
         self._window = Window(carrier, received)
         self._send_offset = sent
@@ -227,6 +230,8 @@ class Flow:
             self._send(b"", True)
 
     def _send(self, data: bytes | memoryview, end: bool) -> None:
+        if self._line.watchers:
+            self._tell(Kind.DATA, True, data, end)
         self._carrier.send_stream(self.stream_id, data, end)
         self._send_offset += len(data)
         self._eof_sent = self._eof_sent or end
@@ -252,6 +257,8 @@ class Flow:
         """Bytes of the stream; False if they exceed the credit (the flow is then reset)."""
         if self._over or self._eof_received or self._detached:
             return True
+        if self._line.watchers and (data or end):
+            self._tell(Kind.DATA, False, data, end)
         if not self._window.receive(len(data)):
             self.stream_lost(FlowLost(f"{self.peer_name} sent more than it was allowed to"), abort=True)
             return False
@@ -311,9 +318,16 @@ class Flow:
 
     def _end(self) -> None:
         self._over = True
+        if self._line.watchers and not (self._eof_sent and self._eof_received):
+            self._tell(Kind.RESET, self._error is None)
         self._pending.clear()
         self._window.release()
         self._carrier.flow_ended(self.stream_id)
+
+    def _tell(self, kind: Kind, from_here: bool, data: bytes | memoryview = b"", end: bool = False) -> None:
+        sent, received = self._send_offset + self._eof_sent, self._window.received + self._eof_received
+        places = (sent, received) if from_here else (received, sent)
+        self._line.tell(kind, self.stream_id, self.target, from_here, *places, data, end)
 
 
 class UdpFlow:
@@ -326,12 +340,15 @@ class UdpFlow:
         self.on_datagram: Callable[[bytes], None] | None = None
         self.on_closed: Callable[[], None] | None = None
         self._carrier = carrier
+        self._line = carrier.line
         self._parts = Reassembler()
         self._over = False
 
     def send(self, payload: bytes) -> None:
         """Send one payload; lost like any datagram when there is no room."""
         if not self._over:
+            if self._line.watchers:
+                self._line.tell(Kind.DATAGRAM, self.stream_id, self.target, True, data=payload)
             self._carrier.send_flow_datagram(self.stream_id, payload)
 
     def close(self) -> None:
@@ -348,6 +365,8 @@ class UdpFlow:
             return
         payload = self._parts.feed(number, index, count, part, now)
         if payload is not None and self.on_datagram is not None and not self._over:
+            if self._line.watchers:
+                self._line.tell(Kind.DATAGRAM, self.stream_id, self.target, False, data=payload)
             self.on_datagram(payload)
 
     def stream_received(self, data: bytes, end: bool) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy_vpn import __version__
@@ -25,9 +25,11 @@ from proxy_vpn.mesh.paths import Kind, PathMonitor, kind_of
 from proxy_vpn.mesh.relay import Relay
 from proxy_vpn.mesh.rivals import Rivals
 from proxy_vpn.mesh.roster import Peer, Roster
+from proxy_vpn.mesh.routes import offered
 from proxy_vpn.mesh.seeker import Seeker
 from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.mesh.sizes import LARGEST_BYTES, SizeCheck
+from proxy_vpn.mesh.tap import Tap
 from proxy_vpn.mesh.tunnels import TunnelNumbers, Tunnels
 from proxy_vpn.mesh.unreached import UNREACHED_HINT, Unreached
 from proxy_vpn.mesh.watcher import Watcher
@@ -35,7 +37,7 @@ from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES, EngineFactory
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.membership import LANES, Initiator, Responder
-from proxy_vpn.wire.messages import Reach, RelayMessage, Welcome
+from proxy_vpn.wire.messages import Reach, RelayMessage, Routes, Welcome
 from proxy_vpn.wire.probe import BOOT_BYTES
 from proxy_vpn.wire.seal import HINT_BYTES, SealKey
 
@@ -79,6 +81,7 @@ class World:
     entropy: Callable[[int], bytes]
     unix_time: Callable[[], float]
     local_addresses: Callable[[], list[Address]]
+    tap: Tap = field(default_factory=Tap)
 
 
 class Mesh:
@@ -135,6 +138,7 @@ class Mesh:
         self._ticker = self._loop.call_soon(self._tick)
         self._started_at = self._loop.time()
         self._reach_due = 0.0
+        self.leads_to: tuple[Routes, ...] = ()
 
     # --- what the node and the doors ask for -------------------------------------------------------------------
 
@@ -171,13 +175,15 @@ class Mesh:
             return FlowError(Status.UNREACHABLE, f"{peer.name} is offline", "start pvpn there")
         return FlowError(Status.UNREACHABLE, f"{peer.name} is offline, or there is {why}", UNREACHED_HINT)
 
-    async def open_tcp(self, peer: Peer, port: int) -> Flow:
-        """A TCP flow to a port of the peer; raises FlowError."""
-        return await (await self.session_for(peer)).streams.open_tcp(Target(peer.name, port))
+    async def open_tcp(self, peer: Peer, port: int, beyond: str = "") -> Flow:
+        """A TCP flow to a port of the peer, or of a host `beyond` it; raises FlowError."""
+        streams = (await self.session_for(peer)).streams
+        return await streams.open_tcp(Target(beyond or peer.name, port), bool(beyond))
 
-    async def open_udp(self, peer: Peer, port: int) -> UdpFlow:
-        """A UDP flow to a port of the peer; raises FlowError."""
-        return await (await self.session_for(peer)).streams.open_udp(Target(peer.name, port))
+    async def open_udp(self, peer: Peer, port: int, beyond: str = "") -> UdpFlow:
+        """A UDP flow to a port of the peer, or of a host `beyond` it; raises FlowError."""
+        streams = (await self.session_for(peer)).streams
+        return await streams.open_udp(Target(beyond or peer.name, port), bool(beyond))
 
     async def ping(self, peer: Peer) -> tuple[float, Path]:
         """One path probe: the round trip in seconds and the path it took; raises FlowError."""
@@ -239,15 +245,15 @@ class Mesh:
         self._exchange.tick(self._loop.time())
         if self._loop.time() >= self._reach_due:
             self._reach_due = self._loop.time() + REACH_EVERY_S
-            self._tell_reach()
+            self._tell()
 
-    def _tell_reach(self) -> None:
-        """Tell peers how we are connected, when it is not what they were told last: for their `pvpn doctor`."""
-        ours = self._observer.reach()
-        for session in tuple(self._sessions):
-            if session.state is State.LIVE and session.told != ours:
-                session.told = ours
-                session.send_control(ours)
+    def _tell(self) -> None:
+        """Tell peers how we are connected and what we lead to, when it is not what they were told last."""
+        for ours in (self._observer.reach(), *self.leads_to):
+            for session in tuple(self._sessions):
+                if session.state is State.LIVE and session.told.get(type(ours)) != ours:
+                    session.told[type(ours)] = ours
+                    session.send_control(ours)
 
     def live_session(self, identity: bytes) -> Session | None:
         """The session that takes new flows to this device."""
@@ -294,6 +300,12 @@ class Mesh:
             hours = difference_s / 3600
             self._observer.warning(f"a member's clock differs from this machine's by {hours:+.1f} hours - set both")
         self.clock_offset_s = difference_s
+
+    def routes_received(self, session: Session, message: Routes) -> None:
+        """What a peer offers to lead to; what nobody may lead to is left out."""
+        peer = None if session.member is None else self.roster.get(session.member.identity)
+        if peer is not None:
+            peer.routes, peer.is_exit = offered(message), message.exit
 
     def peers_received(self, session: Session, records: list[bytes]) -> None:
         """Peer exchange from a peer."""
@@ -353,6 +365,7 @@ class Mesh:
         member = session.member
         peer = self.roster.meet(member.identity, session.theirs.name)
         session.introduce(peer.name)
+        session.streams.line = self._world.tap.line(self.key.name, member.identity, initiator=session.initiator)
         if peer.name != peer.claimed:
             self._observer.warning(
                 f"another machine calls itself {peer.claimed}: it is {peer.name} here"
@@ -388,6 +401,7 @@ class Mesh:
 
     def _take(self, peer: Peer, session: Session) -> None:
         peer.sessions.insert(0, session)
+        self._reach_due = 0.0
         assert session.link.path is not None
         if not session.link.path.remote.relayed:
             peer.remember(session.link.path.remote)

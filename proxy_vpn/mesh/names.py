@@ -15,6 +15,7 @@ from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.mesh.flow import Flow, UdpFlow
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.roster import Peer
+from proxy_vpn.mesh.routes import Ways
 
 START_S = 15.0
 START_WAIT_S = 5.0
@@ -24,8 +25,9 @@ _NEVER_PEERS = frozenset({"localhost"})
 class Router:
     """Resolves hosts over all networks of the process and opens flows to peers."""
 
-    def __init__(self, meshes: Sequence[Mesh]) -> None:
+    def __init__(self, meshes: Sequence[Mesh], ways: Ways | None = None) -> None:
         self._meshes = meshes
+        self._ways = ways or Ways(meshes)
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._arrived = asyncio.Event()
@@ -93,11 +95,17 @@ class Router:
         return self._starting() and name not in _NEVER_PEERS and (name.endswith(NETWORK_SUFFIX) or valid_name(name))
 
     async def open_tcp(self, target: Target) -> Flow | None:
-        """A TCP flow to a peer; None if the host is no peer's. Raises FlowError."""
+        """A TCP flow to a peer, or through one; None if the host is to be reached directly. Raises FlowError."""
         found = await self.resolve(target.host)
-        return None if found is None else await found[0].open_tcp(found[1], target.port)
+        if found is not None:
+            return await found[0].open_tcp(found[1], target.port)
+        way = self._ways.through(target.host)
+        return None if way is None else await way[0].open_tcp(way[1], target.port, target.host)
 
     async def open_udp(self, target: Target) -> UdpFlow | None:
-        """A UDP flow to a peer; None if the host is no peer's. Raises FlowError."""
+        """A UDP flow to a peer, or through one; None if the host is to be reached directly. Raises FlowError."""
         found = await self.resolve(target.host)
-        return None if found is None else await found[0].open_udp(found[1], target.port)
+        if found is not None:
+            return await found[0].open_udp(found[1], target.port)
+        way = self._ways.through(target.host)
+        return None if way is None else await way[0].open_udp(way[1], target.port, target.host)

@@ -23,15 +23,19 @@ class Answering(Carrier, Protocol):
 
 
 class Incoming:
-    """A flow that a peer asks for, to `port` of this host: accept or refuse it, once."""
+    """A flow that a peer asks for, to `port` of this host or of `host` beyond it: accept or refuse it, once."""
 
-    def __init__(self, session: Answering, stream_id: int, port: int, received: int, rest: bytes, ended: bool) -> None:
-        self.port = port
+    def __init__(
+        self, session: Answering, stream_id: int, wanted: Target, received: int, rest: bytes, ended: bool
+    ) -> None:
+        self.host = wanted.host
+        self.port = wanted.port
         self.peer_name = session.peer_name
+        self.target = Target(wanted.host or self.peer_name, wanted.port)
+        self.head_bytes = received
         self.reset = False
         self._session = session
         self._stream_id = stream_id
-        self._received = received
         self._rest = rest
         self._ended = ended
 
@@ -39,7 +43,7 @@ class Incoming:
         """Bytes that arrive before the answer; False beyond the implied credit."""
         self._rest += data
         self._ended = self._ended or end
-        return self._received + len(self._rest) <= IMPLIED_CREDIT_BYTES
+        return self.head_bytes + len(self._rest) <= IMPLIED_CREDIT_BYTES
 
     def refuse(self, status: Status) -> None:
         """Say no; nothing happens if the peer has given up."""
@@ -57,8 +61,7 @@ class IncomingTcp(Incoming):
 
     def accept(self) -> Flow:
         """Say yes; raises FlowLost if the peer has given up."""
-        target = Target(self.peer_name, self.port)
-        flow = Flow(self._session, self._stream_id, target, sent=1, received=self._received)
+        flow = Flow(self._session, self._stream_id, self.target, sent=1, received=self.head_bytes)
         self._answer(flow)
         flow.stream_received(self._rest, self._ended)
         return flow
@@ -69,7 +72,7 @@ class IncomingUdp(Incoming):
 
     def accept(self) -> UdpFlow:
         """Say yes; raises FlowLost if the peer has given up."""
-        flow = UdpFlow(self._session, self._stream_id, Target(self.peer_name, self.port))
+        flow = UdpFlow(self._session, self._stream_id, self.target)
         self._answer(flow)
         return flow
 
@@ -115,8 +118,10 @@ class Head:
         self.buffer = bytearray()
 
 
-def refusal(status: Status, target: Target) -> FlowError:
-    """The error that tells a user why a peer did not open a flow to `target`."""
+def refusal(status: Status, target: Target, through: str = "") -> FlowError:
+    """The error that tells a user why a peer did not open a flow to `target`, which may lie beyond it."""
+    if through:
+        return _refusal_beyond(status, target, through)
     texts = {
         Status.POLICY: (f"{target.host} does not expose port {target.port}", f"run 'pvpn expose {target.port}' there"),
         Status.REFUSED: (f"nothing listens on port {target.port} of {target.host}", "start the service there"),
@@ -124,4 +129,19 @@ def refusal(status: Status, target: Target) -> FlowError:
         Status.LIMIT: (f"{target.host} has too many open connections", "close some and try again"),
     }
     what, hint = texts.get(status, (f"{target.host} could not reach port {target.port}", ""))
+    return FlowError(status, what, hint)
+
+
+def _refusal_beyond(status: Status, target: Target, through: str) -> FlowError:
+    texts = {
+        Status.POLICY: (
+            f"{through} does not lead to {target.host}",
+            "see --route and --offer-exit of 'pvpn run' there",
+        ),
+        Status.REFUSED: (f"nothing listens on {target}, says {through}", "start the service there"),
+        Status.TIMEOUT: (f"{target} did not answer {through} in time", "is it overloaded or firewalled?"),
+        Status.NO_SUCH_NAME: (f"no host is called {target.host}, says {through}", ""),
+        Status.LIMIT: (f"{through} has too many open connections", "close some and try again"),
+    }
+    what, hint = texts.get(status, (f"{through} could not reach {target}", ""))
     return FlowError(status, what, hint)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from proxy_vpn.addresses import Address, valid_name
 from proxy_vpn.errors import UsageError
 from proxy_vpn.keys import short_id
+from proxy_vpn.ranges import Network
 
 if TYPE_CHECKING:
     from proxy_vpn.mesh.session import Session
@@ -29,7 +30,7 @@ class Peer:
     """Another device of the network; `name` is what we call it, `claimed` what it calls itself.
 
     `last_seen` and `since` (of the present state) are Unix seconds, `lost_at` is the loop's clock; `left`: it said
-    goodbye.
+    goodbye. `routes` and `is_exit`: what it offered to lead to, when it was last here.
     """
 
     identity: bytes
@@ -45,6 +46,8 @@ class Peer:
     lost_at: float = 0.0
     left: bool = False
     record: bytes = b""
+    routes: tuple[Network, ...] = ()
+    is_exit: bool = False
 
     @property
     def session(self) -> Session | None:

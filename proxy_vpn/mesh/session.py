@@ -67,6 +67,8 @@ class Owner(Protocol):
 
     def peers_received(self, session: Session, records: list[bytes]) -> None: ...
 
+    def routes_received(self, session: Session, message: messages.Routes) -> None: ...
+
     def relay_received(self, session: Session, message: messages.RelayMessage) -> None: ...
 
     def relayed_received(self, session: Session, frame: bytes) -> None: ...
@@ -92,7 +94,7 @@ class Session:
         self.member: Member | None = None
         self.theirs: messages.Welcome | None = None
         self.reach: messages.Reach | None = None
-        self.told: messages.Reach | None = None
+        self.told: dict[type[messages.Message], messages.Message] = {}
         self.peer_name = "?"
         self.link: Link
         self.streams = Streams(
@@ -317,6 +319,8 @@ class Session:
                 self.streams.credit(message.limits)
             case messages.Reach():
                 self.reach = message
+            case messages.Routes():
+                self._owner.routes_received(self, message)
             case messages.Peers():
                 self._owner.peers_received(self, message.records)
             case (

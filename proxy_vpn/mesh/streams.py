@@ -16,6 +16,7 @@ from proxy_vpn.errors import FlowError, FlowLost, Status, WireError
 from proxy_vpn.mesh.datagrams import DatagramSender
 from proxy_vpn.mesh.flow import CHUNK_BYTES, RESET_CODE, Budget, Flow, UdpFlow
 from proxy_vpn.mesh.openings import Head, Incoming, IncomingTcp, IncomingUdp, Opening, refusal
+from proxy_vpn.mesh.tap import Kind, untapped
 from proxy_vpn.net.engine import StreamsExhausted
 from proxy_vpn.net.quic import Link
 from proxy_vpn.wire import messages
@@ -50,6 +51,7 @@ class Streams:
     ) -> None:
         self.peer_name = "?"
         self.budget = budget
+        self.line = untapped()
         self.link: Link
         self.path_rtt_s: Callable[[], float | None] = lambda: None
         self._initiator = initiator
@@ -134,29 +136,39 @@ class Streams:
         """Whether streams can still be answered."""
         return self._is_open()
 
-    async def open_tcp(self, target: Target) -> Flow:
-        """A TCP flow to a port of the peer; raises FlowError."""
-        return await self._open("tcp", target, lambda stream_id, sent: Flow(self, stream_id, target, sent, received=1))
+    async def open_tcp(self, target: Target, beyond: bool = False) -> Flow:
+        """A TCP flow to a port of the peer, or of a host `beyond` it; raises FlowError."""
 
-    async def open_udp(self, target: Target) -> UdpFlow:
-        """A UDP flow to a port of the peer; raises FlowError."""
-        return await self._open("udp", target, lambda stream_id, sent: UdpFlow(self, stream_id, target))
+        def make(stream_id: int, sent: int) -> Flow:
+            return Flow(self, stream_id, target, sent, received=1)
 
-    async def _open(self, kind: str, target: Target, make: Callable[[int, int], _AnyFlow]) -> _AnyFlow:
+        return await self._open("tcp", target, beyond, make)
+
+    async def open_udp(self, target: Target, beyond: bool = False) -> UdpFlow:
+        """A UDP flow to a port of the peer, or of a host `beyond` it; raises FlowError."""
+        return await self._open("udp", target, beyond, lambda stream_id, sent: UdpFlow(self, stream_id, target))
+
+    async def _open(self, kind: str, target: Target, beyond: bool, make: Callable[[int, int], _AnyFlow]) -> _AnyFlow:
         stream_id = await self._next_stream()
-        head = messages.encode_open(messages.Open(kind, 0, target.port))
+        host = (messages.HOST_BEYOND, target.host) if beyond else (messages.HOST_PEER, "")
+        head = messages.encode_open(messages.Open(kind, host[0], target.port, host[1]))
         answer: asyncio.Future[_AnyFlow] = self._loop.create_future()
 
         def answered(status: Status) -> _AnyFlow | None:
+            if kind == "tcp" and self.line.watchers:
+                what = Kind.ACCEPTED if status is Status.OK else Kind.REFUSED
+                self.line.tell(what, stream_id, target, False, 0, len(head))
             if status is Status.OK:
                 flow = make(stream_id, len(head))
                 self._streams[stream_id] = flow
                 answer.set_result(flow)
                 return flow
-            answer.set_exception(refusal(status, target))
+            answer.set_exception(refusal(status, target, self.peer_name if beyond else ""))
             return None
 
         self._streams[stream_id] = Opening(answer, answered)
+        if kind == "tcp" and self.line.watchers:
+            self.line.tell(Kind.ASKED, stream_id, target, True, len(head) - 1)
         self.send_stream(stream_id, head, False)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -185,6 +197,10 @@ class Streams:
 
     def answer(self, stream_id: int, status: Status, flow: Flow | UdpFlow | None) -> None:
         """The status byte of a flow that the peer asked for."""
+        offer = self._streams.get(stream_id)
+        if self.line.watchers and isinstance(offer, IncomingTcp):
+            what = Kind.REFUSED if flow is None else Kind.ACCEPTED
+            self.line.tell(what, stream_id, offer.target, True, 0, offer.head_bytes)
         if flow is None:
             self._forget(stream_id)
             self.send_stream(stream_id, bytes((status,)), True)
@@ -242,8 +258,10 @@ class Streams:
             return
         opened, size = parsed
         kind = IncomingUdp if opened.kind == "udp" else IncomingTcp
-        offer = kind(self, stream_id, opened.port, size, bytes(head.buffer[size:]), end)
+        offer = kind(self, stream_id, Target(opened.host, opened.port), size, bytes(head.buffer[size:]), end)
         self._streams[stream_id] = offer
+        if self.line.watchers and isinstance(offer, IncomingTcp):
+            self.line.tell(Kind.ASKED, stream_id, offer.target, False, size - 1)
         self._on_offer(offer)
 
     def broken(self, stream_id: int, *, sending: bool) -> None:

@@ -19,6 +19,8 @@ from proxy_vpn.errors import WireError
 MESSAGE_LIMIT_BYTES = 64 * 1024
 OPEN_LIMIT_BYTES = 512
 FRAGMENTS_LIMIT = 64
+HOST_PEER, HOST_BEYOND = 0, 1
+HOST_LIMIT_CHARS = 253
 _DATAGRAM = struct.Struct("!BQ")
 _FRAGMENT = struct.Struct("!BQHBB")
 _KIND_WHOLE = 1
@@ -72,6 +74,13 @@ class Reach(Message, frozen=True, tag="reach"):
     ipv6: bool
 
 
+class Routes(Message, frozen=True, tag="routes"):
+    """What the sender leads others to: networks such as `192.168.7.0/24`, and the internet if it is an `exit`."""
+
+    networks: Annotated[list[Annotated[str, msgspec.Meta(max_length=43)]], msgspec.Meta(max_length=64)]
+    exit: bool
+
+
 class RelayOpen(Message, frozen=True, tag="relay-open"):
     """To a member that we both reach: carry sealed and QUIC datagrams between us and `target`, as this tunnel."""
 
@@ -123,15 +132,16 @@ class SignedRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Open(msgspec.Struct, frozen=True, array_like=True):
-    """The head of a flow: kind "tcp" or "udp", what the host means (0: the peer itself) and the port."""
+    """The head of a flow: kind "tcp" or "udp", what the host means, the port, and for a host beyond the peer which."""
 
     kind: str
     host_kind: int
     port: int
+    host: str = ""
 
 
 RelayMessage = RelayOpen | RelayAccepted | RelayRefused | RelayIncoming | RelayClose
-_ControlMessage = Welcome | Credit | Peers | Bye | Reach | RelayMessage
+_ControlMessage = Welcome | Credit | Peers | Bye | Reach | Routes | RelayMessage
 _control_decoder = msgspec.msgpack.Decoder(_ControlMessage)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -143,7 +153,7 @@ class _Tagged(msgspec.Struct, frozen=True):
 _tag_decoder = msgspec.msgpack.Decoder(_Tagged)
 _KNOWN_TAGS = frozenset(
     {
-        "welcome", "credit", "peers", "bye", "reach",
+        "welcome", "credit", "peers", "bye", "reach", "routes",
         "relay-open", "relay-accepted", "relay-refused", "relay-incoming", "relay-close",
     }
 )  # fmt: skip
@@ -210,7 +220,10 @@ def split_open(data: bytes | bytearray) -> tuple[Open, int] | None:
     if len(data) < 2 + size:
         return None
     head = decode(bytes(data[2 : 2 + size]), Open)
-    if head.kind not in ("tcp", "udp") or head.host_kind != 0 or not 0 < head.port < 65536:
+    # A host beyond is a name or an address: ASCII, and no longer than DNS allows.
+    host_fits = head.host.isascii() and head.host.isprintable() and len(head.host) <= HOST_LIMIT_CHARS
+    known = head.host_kind == HOST_PEER or (head.host_kind == HOST_BEYOND and bool(head.host) and host_fits)
+    if head.kind not in ("tcp", "udp") or not known or not 0 < head.port < 65536:
         raise WireError("the head of a flow asks for something unknown")
     return head, 2 + size
 

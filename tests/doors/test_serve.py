@@ -10,10 +10,13 @@ import pytest
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.doors import serve as serve_module
+from proxy_vpn.doors.beyond import Beyond
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.serve_udp import ServedUdp
 from proxy_vpn.errors import FlowLost, Status
+from proxy_vpn.mesh.routes import Offer as Networks
+from proxy_vpn.ranges import parse_route
 from tests.support.duplex_pair import MemoryDuplex, MemoryUdp, RecordingSink, duplex_pair, udp_pair
 from tests.support.loopback import echo, tcp_service, udp_service
 from tests.support.ports import free_tcp_port, free_udp_port
@@ -37,7 +40,8 @@ class FakePolicy:
 class Offer:
     """What a peer asked for, and what it was told."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "") -> None:
+        self.host = host
         self.port = port
         self.peer_name = "peer-a"
         self.refused: Status | None = None
@@ -48,9 +52,14 @@ class Offer:
         self.refused = status
 
 
+def serve_door(policy: FakePolicy, own: OwnListeners, leads_to: tuple[str, ...] = ()) -> ServeDoor:
+    networks = Networks(tuple(parse_route(text) for text in leads_to))
+    return ServeDoor(policy, own, Beyond(networks, own, lambda: ["198.51.100.2"]))
+
+
 class TcpOffer(Offer):
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
+    def __init__(self, port: int, host: str = "") -> None:
+        super().__init__(port, host)
         self.near, self.far = duplex_pair()
 
     def accept(self) -> MemoryDuplex:
@@ -60,8 +69,8 @@ class TcpOffer(Offer):
 
 
 class UdpOffer(Offer):
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
+    def __init__(self, port: int, host: str = "") -> None:
+        super().__init__(port, host)
         self.near, self.far = udp_pair()
         self.heard: asyncio.Queue[bytes] = asyncio.Queue()
         self.far.on_datagram = self.heard.put_nowait
@@ -102,11 +111,11 @@ async def refusal(port: int, door: ServeDoor) -> Status | None:
 
 def test_without_a_default_route_only_what_listens_everywhere(host: list[str]) -> None:
     async def main() -> None:
-        door = ServeDoor(FakePolicy(), OwnListeners())
+        door = serve_door(FakePolicy(), OwnListeners())
         async with tcp_service(echo, "0.0.0.0") as everywhere, tcp_service(echo, "127.0.0.1") as private:
             assert await echoed(TcpOffer(everywhere.port), door) == b"hello"
             assert await refusal(private.port, door) is Status.REFUSED
-            exposed = ServeDoor(FakePolicy(exposed=True), OwnListeners())
+            exposed = serve_door(FakePolicy(exposed=True), OwnListeners())
             assert await echoed(TcpOffer(private.port), exposed) == b"hello"
 
     asyncio.run(main())
@@ -116,7 +125,7 @@ def test_the_next_address_on_refusal(host: list[str]) -> None:
     host += ["127.0.0.3", "127.0.0.4", "::1"]
 
     async def main() -> None:
-        door = ServeDoor(FakePolicy(), OwnListeners())
+        door = serve_door(FakePolicy(), OwnListeners())
         for address in host:
             async with tcp_service(echo, address) as service:
                 assert await echoed(TcpOffer(service.port), door) == b"hello"
@@ -128,9 +137,9 @@ def test_the_next_address_on_refusal(host: list[str]) -> None:
 def test_what_policy_closes(host: list[str]) -> None:
     async def main() -> None:
         async with tcp_service(echo, "0.0.0.0") as service:
-            assert await refusal(service.port, ServeDoor(FakePolicy(allowed=False), OwnListeners())) is Status.POLICY
+            assert await refusal(service.port, serve_door(FakePolicy(allowed=False), OwnListeners())) is Status.POLICY
             udp = UdpOffer(service.port)
-            await ServeDoor(FakePolicy(allowed=False), OwnListeners()).serve_udp(udp)
+            await serve_door(FakePolicy(allowed=False), OwnListeners()).serve_udp(udp)
             assert udp.refused is Status.POLICY
 
     asyncio.run(main())
@@ -145,7 +154,7 @@ def test_own_listeners_are_never_reached(host: list[str], own_ip: str) -> None:
         async with tcp_service(echo, own_ip) as service:
             own.add(service)
             host.append("127.0.0.1")
-            door = ServeDoor(FakePolicy(exposed=True), own)
+            door = serve_door(FakePolicy(exposed=True), own)
             assert await refusal(service.port, door) in (Status.POLICY, Status.REFUSED)
 
     asyncio.run(main())
@@ -164,7 +173,7 @@ def test_a_service_that_does_not_answer(host: list[str], monkeypatch: pytest.Mon
                 client.setblocking(False)
                 client.connect_ex(listener.getsockname())
             port = listener.getsockname()[1]
-            assert await refusal(port, ServeDoor(FakePolicy(), OwnListeners())) is Status.TIMEOUT
+            assert await refusal(port, serve_door(FakePolicy(), OwnListeners())) is Status.TIMEOUT
 
     asyncio.run(main())
 
@@ -179,7 +188,7 @@ def test_a_peer_that_gave_up_meanwhile(host: list[str]) -> None:
             ended.set()
 
     async def main() -> None:
-        door = ServeDoor(FakePolicy(), OwnListeners())
+        door = serve_door(FakePolicy(), OwnListeners())
         async with tcp_service(watch, "0.0.0.0") as service:
             offer = TcpOffer(service.port)
             offer.gone = True
@@ -207,7 +216,7 @@ def test_cancelling_breaks_both_sides(host: list[str]) -> None:
 
         async with tcp_service(hold, "0.0.0.0") as service:
             offer = TcpOffer(service.port)
-            serving = asyncio.ensure_future(ServeDoor(FakePolicy(), OwnListeners()).serve_tcp(offer))
+            serving = asyncio.ensure_future(serve_door(FakePolicy(), OwnListeners()).serve_tcp(offer))
             sink = RecordingSink(offer.far)
             await sink.until(lambda s: s.data == b"ready")
             serving.cancel()
@@ -223,7 +232,7 @@ def test_datagrams_reach_a_service(host: list[str]) -> None:
     async def main() -> None:
         async with udp_service(bytes.upper, "0.0.0.0") as service:
             offer = UdpOffer(service.port)
-            serving = asyncio.ensure_future(ServeDoor(FakePolicy(), OwnListeners()).serve_udp(offer))
+            serving = asyncio.ensure_future(serve_door(FakePolicy(), OwnListeners()).serve_udp(offer))
             await asyncio.sleep(0)
             assert await offer.ask(b"one") == b"ONE"
             assert await offer.ask(b"two") == b"TWO"
@@ -240,7 +249,7 @@ def test_datagrams_find_the_address_that_listens(host: list[str]) -> None:
         for address in host:
             async with udp_service(bytes.upper, address) as service:
                 offer = UdpOffer(service.port)
-                serving = asyncio.ensure_future(ServeDoor(FakePolicy(), OwnListeners()).serve_udp(offer))
+                serving = asyncio.ensure_future(serve_door(FakePolicy(), OwnListeners()).serve_udp(offer))
                 await asyncio.sleep(0)
                 assert await offer.ask(b"one") == b"ONE"
                 offer.far.close()
@@ -253,7 +262,7 @@ def test_a_datagram_service_may_start_late(host: list[str]) -> None:
     async def main() -> None:
         port = free_udp_port("127.0.0.2")
         offer = UdpOffer(port)
-        serving = asyncio.ensure_future(ServeDoor(FakePolicy(), OwnListeners()).serve_udp(offer))
+        serving = asyncio.ensure_future(serve_door(FakePolicy(), OwnListeners()).serve_udp(offer))
         for _try in range(3):
             await asyncio.sleep(0)
             offer.far.send(b"anybody?")
@@ -283,7 +292,7 @@ def test_its_own_sockets_are_no_services(host: list[str]) -> None:
     async def main() -> None:
         async with udp_service(bytes.upper, "0.0.0.0") as service:
             own, offer = OwnListenersSeen(), UdpOffer(service.port)
-            door = ServeDoor(FakePolicy(), own)
+            door = serve_door(FakePolicy(), own)
             serving = asyncio.ensure_future(door.serve_udp(offer))
             await asyncio.sleep(0)
             assert await offer.ask(b"one") == b"ONE"

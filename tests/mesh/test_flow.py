@@ -20,6 +20,7 @@ from proxy_vpn.mesh.flow import (
     Flow,
     UdpFlow,
 )
+from proxy_vpn.mesh.tap import untapped
 from proxy_vpn.wire.messages import datagram_frames
 
 STREAM = 4
@@ -32,6 +33,7 @@ class FakeCarrier:
     def __init__(self, budget: Budget | None = None) -> None:
         self.peer_name = "peer-b"
         self.budget = budget or Budget(PEER_GROWTH_LIMIT_BYTES)
+        self.line = untapped()
         self.rtt_s: float | None = 0.02
         self.clock_s = 100.0
         self.room = True

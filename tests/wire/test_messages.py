@@ -125,7 +125,18 @@ def test_a_head_is_split_from_what_follows_it(kind: str, port: int, rest: bytes)
 
 
 @pytest.mark.parametrize(
-    "head", [Open("sctp", 0, 1), Open("tcp", 1, 1), Open("tcp", 0, 0), Open("udp", 0, 65536), Open("tcp", 0, -1)]
+    "head",
+    [
+        Open("sctp", 0, 1),
+        Open("tcp", 1, 1),
+        Open("tcp", 2, 1, "a.example"),
+        Open("tcp", 1, 1, "a" * 254),
+        Open("tcp", 1, 1, "bücher.example"),
+        Open("tcp", 1, 1, "a\n"),
+        Open("tcp", 0, 0),
+        Open("udp", 0, 65536),
+        Open("tcp", 0, -1),
+    ],
 )
 def test_a_head_that_asks_for_something_unknown_is_refused(head: Open) -> None:
     with pytest.raises(WireError):

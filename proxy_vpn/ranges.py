@@ -1,0 +1,79 @@
+"""Ranges: which IP addresses one machine may lead another to, and which never, whatever form they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from proxy_vpn.errors import UsageError
+
+IP = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+SHORTEST_PREFIX = {4: 8, 6: 16}
+_NEVER = tuple(
+    ip_network(text)
+    for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")
+)
+# Addresses that hold an IPv4 address which a translator or tunnel on the way would take out (RFC 6052, 8215, 4291).
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_COMPATIBLE = IPv6Network("::/96")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+
+
+def parse_ip(host: str) -> IP | None:
+    """The address that `host` is, an IPv4-mapped one as what it stands for; None for a name or one with a zone."""
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(ip, IPv6Address):
+        if ip.scope_id is not None:
+            return None
+        return ip.ipv4_mapped or ip
+    return ip
+
+
+def parse_route(text: str) -> Network:
+    """A network that may be led to, such as `192.168.7.0/24`; raises UsageError."""
+    try:
+        network = ip_network(text)
+    except ValueError:
+        raise UsageError(f"{text!a} is not a network", "write 192.168.7.0/24 or fd00:7::/64") from None
+    if not may_be_led_to(network):
+        hint = "give the network of a LAN; for the whole internet use --offer-exit"
+        raise UsageError(f"{text} can't be offered", hint)
+    return network
+
+
+def may_be_led_to(network: Network) -> bool:
+    """Whether a machine may offer this network: none of its own (loopback, link-local), no multicast, not too much."""
+    if network.prefixlen < SHORTEST_PREFIX[network.version]:
+        return False
+    return not any(never.version == network.version and never.overlaps(network) for never in _NEVER)
+
+
+def is_public(ip: IP) -> bool:
+    """Whether this is a unicast address of the internet, and so is each address hidden in it."""
+    if isinstance(ip, IPv6Address) and not (ip in _GLOBAL_UNICAST or ip in _NAT64[0]):
+        return False
+    return ip.is_global and not ip.is_multicast and all(is_public(inner) for inner in _hidden(ip))
+
+
+def within(ip: IP, networks: tuple[Network, ...]) -> bool:
+    """Whether one of the networks holds `ip`, and no address hidden in it leads out of them again."""
+    held = any(ip.version == network.version and ip in network for network in networks)
+    return held and all(is_public(inner) or within(inner, networks) for inner in _hidden(ip))
+
+
+def _hidden(ip: IP) -> Iterator[IPv4Address]:
+    if isinstance(ip, IPv4Address):
+        return
+    if ip.ipv4_mapped:
+        yield ip.ipv4_mapped
+    if ip.sixtofour:
+        yield ip.sixtofour
+    if ip.teredo:
+        yield from ip.teredo
+    if any(ip in network for network in (*_NAT64, _COMPATIBLE)):
+        yield IPv4Address(int(ip) & 0xFFFFFFFF)

@@ -1,0 +1,95 @@
+"""Whole daemons: a LAN and the internet behind a peer, for those that accept it; what is never led to; exits lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.daemon import SOCKS_PORT
+from tests.lab.hosts import PUBLIC, Host, Lab
+from tests.lab.scenes import curl, serve_web, two_peers
+
+PROXY = f"socks5h://127.0.0.1:{SOCKS_PORT}"
+PRINTER, PRINTER_PORT = "192.168.7.9", 8000
+LAN = "192.168.7.0/24"
+TOLD_S = 10.0
+NO_SOCKS_ANSWER = 97  # curl's exit code for a SOCKS reply that is no success
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """Hosts with addresses that programs take for the internet's."""
+    with Lab(PUBLIC) as built:
+        yield built
+
+
+def a_printer(lab: Lab, next_to: Host, directory: Path) -> Host:
+    """A host without pvpn, with an address on a LAN that only `next_to` has a way to."""
+    printer = lab.host("printer")
+    printer.run(["ip", "address", "add", f"{PRINTER}/24", "dev", "eth0"])
+    next_to.run(["ip", "address", "add", "192.168.7.2/24", "dev", "eth0"])
+    serve_web(printer, directory, PRINTER_PORT)
+    return printer
+
+
+def fetch(host: Host, url: str) -> tuple[str, int]:
+    """What curl got through the proxy, and its exit code."""
+    done = host.run(["curl", "-sS", "--fail", "--max-time", "30", "-x", PROXY, url], check=False)
+    return done.stdout or done.stderr, done.returncode
+
+
+def until_fetched(host: Host, url: str) -> str:
+    """The page, once the other side has told what it leads to."""
+    deadline = time.monotonic() + TOLD_S
+    while (got := fetch(host, url))[1] != 0:
+        assert time.monotonic() < deadline, got
+    return got[0]
+
+
+def test_a_lan_behind_a_peer(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key, ["--accept-routes"], ["--route", LAN])
+    a_printer(lab, peer_b.host, tmp_path / "web")
+    assert until_fetched(peer_a.host, f"http://{PRINTER}:{PRINTER_PORT}/hello") == "hello from printer"
+    assert fetch(peer_a.host, f"http://[::ffff:{PRINTER}]:{PRINTER_PORT}/hello") == ("hello from printer", 0)
+    refused = fetch(peer_a.host, f"http://{PRINTER}:1/")
+    assert refused[1] == NO_SOCKS_ANSWER and "(5)" in refused[0]  # RFC 1928: connection refused
+    # The offering host itself is reached by its name alone, and an address that was not offered not at all.
+    for url in ("http://192.168.7.2:8000/", "http://192.168.8.9:8000/", f"http://{peer_b.host.address}:1/"):
+        assert fetch(peer_a.host, url)[1] != 0
+    peer_b.stop()
+    assert fetch(peer_a.host, f"http://{PRINTER}:{PRINTER_PORT}/hello")[1] != 0
+
+
+def test_who_does_not_accept_is_not_led(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key, [], ["--route", LAN])
+    a_printer(lab, peer_b.host, tmp_path / "web")
+    assert fetch(peer_a.host, f"http://{PRINTER}:{PRINTER_PORT}/hello")[1] != 0
+
+
+def test_an_exit(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key, ["--exit", "peer-b"], ["--offer-exit"])
+    site = lab.host("site")
+    web = serve_web(site, tmp_path / "web")
+    url = f"http://{site.address}:8000/hello"
+    assert curl(peer_a.host, "-x", PROXY, url) == "hello from site"
+    web.wait_for(rf"{peer_b.host.address} .*GET /hello")
+    # Its own network and the metadata service are no part of the internet.
+    peer_b.host.run(["ip", "address", "add", "169.254.169.254/32", "dev", "lo"])
+    serve_web(peer_b.host, tmp_path / "secret")
+    for ip in ("169.254.169.254", peer_b.host.address, "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]"):
+        assert fetch(peer_a.host, f"http://{ip}:8000/hello")[1] != 0, ip
+    assert curl(peer_a.host, "-x", PROXY, "http://peer-b:8000/hello") == "hello from b"
+    peer_b.stop()
+    text, code = fetch(peer_a.host, url)
+    assert code != 0 and not any(peer_a.host.address in line for line in web.output.splitlines()), text
+
+
+def test_an_exit_must_be_offered(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a, _peer_b = two_peers(lab, key, ["--exit", "peer-b"])
+    site = lab.host("site")
+    web = serve_web(site, tmp_path / "web")
+    assert fetch(peer_a.host, f"http://{site.address}:8000/hello")[1] != 0
+    assert "GET" not in web.output

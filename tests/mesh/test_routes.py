@@ -1,0 +1,117 @@
+"""Routes: what a peer leads to, who accepts it, which way is taken, and that none is taken around a lost one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from proxy_vpn.addresses import Target
+from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.mesh.names import START_S, Router
+from proxy_vpn.mesh.openings import Incoming
+from proxy_vpn.mesh.routes import Offer, Ways, offered
+from proxy_vpn.ranges import parse_route
+from proxy_vpn.wire.messages import Routes
+from tests.support.mesh_world import Member, StreamSink, identity, pause, two_members
+from tests.support.virtual_loop import run_virtually
+
+LAN, WIDER = "192.168.7.0/24", "192.168.0.0/16"
+
+
+def lead(scene: Callable[[Member, Member], Coroutine[Any, Any, None]], *networks: str, is_exit: bool = False) -> None:
+    """Two members that are connected; the second leads to `networks`, and to the internet if it `is_exit`."""
+
+    async def main() -> None:
+        async with two_members() as (_wire, one, two):
+            two.mesh.leads_to = Offer(tuple(map(parse_route, networks)), is_exit).messages()
+            await pause(START_S + 1)
+            await scene(one, two)
+
+    run_virtually(main())
+
+
+def through(one: Member, host: str, *, accept: bool = True, exit_name: str = "") -> str | None:
+    way = Ways([one.mesh], accept, exit_name).through(host)
+    return None if way is None else way[1].name
+
+
+def test_both_sides_opt_in() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        assert through(one, "192.168.7.9") == through(one, "::ffff:192.168.7.9") == "two"
+        assert through(one, "192.168.7.9", accept=False) is None
+        assert through(two, "192.168.7.9") is None
+        for other in ("192.168.8.9", "fd00:7::1", "lan.example", "localhost", "1.1.1.1"):
+            assert through(one, other) is None
+
+    lead(scene, LAN)
+
+
+def test_the_longest_prefix_wins_and_of_equals_one_that_is_there() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        roster = one.mesh.roster
+        wide, away = roster.meet(identity(7).id, "wide"), roster.meet(bytes(32), "away")
+        wide.routes, away.routes = offered(Routes([WIDER], False)), offered(Routes([LAN], False))
+        assert through(one, "192.168.7.9") == "two"
+        assert through(one, "192.168.8.9") == "wide"
+        await two.close()
+        await one.until_lost()
+        assert through(one, "192.168.7.9") in ("two", "away")
+
+    lead(scene, LAN)
+
+
+def test_an_exit_takes_the_internet_and_nothing_goes_around_it() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        for host in ("1.1.1.1", "2606:4700::1111", "www.example", "nas"):
+            assert through(one, host, exit_name="two") == "two"
+            assert through(one, host) is None
+        for host in ("127.0.0.1", "192.168.1.1", "fe80::1%eth0", "localhost", "a.localhost."):
+            assert through(one, host, exit_name="two") is None
+        with pytest.raises(FlowError, match="nothing goes around it") as caught:
+            through(one, "1.1.1.1", exit_name="three")
+        assert caught.value.status is Status.UNREACHABLE
+        assert through(one, "1.1.1.1", exit_name="two.home") == "two"
+        await two.close()
+        await one.until_lost()
+        router = Router([one.mesh], Ways([one.mesh], exit_name="two"))
+        await pause(START_S + 1)
+        with pytest.raises(FlowError, match="two is offline"):
+            await router.open_tcp(Target("1.1.1.1", 80))
+
+    lead(scene, is_exit=True)
+
+
+@pytest.mark.parametrize("host", ["192.168.7.9", "fd00:7::9"])
+def test_a_flow_says_where_it_goes_and_a_refusal_says_who_refused(host: str) -> None:
+    async def scene(one: Member, two: Member) -> None:
+        router = Router([one.mesh], Ways([one.mesh], accept_routes=True))
+        flow = await router.open_tcp(Target(host, 80))
+        assert flow is not None
+        sink = StreamSink(flow)
+        offer = await two.until_offered()
+        assert (offer.host, offer.port) == (host, 80)
+        sink.flow.write(b"hello")
+        await (await two.until_sink()).until_received(5)
+        assert (await router.open_udp(Target(host, 53))) is not None
+        assert two.offers[1].host == host
+
+        def refuse(peer: object, offer: Incoming) -> None:
+            offer.refuse(Status.POLICY)
+
+        two.flow_offered = refuse  # type: ignore[assignment,method-assign]
+        with pytest.raises(FlowError, match=f"two does not lead to {host}"):
+            await router.open_tcp(Target(host, 81))
+
+    lead(scene, LAN, "fd00:7::/64")
+
+
+def test_what_nobody_may_lead_to_is_not_believed() -> None:
+    said = ["0.0.0.0/0", "127.0.0.0/8", "169.254.0.0/16", "192.168.7.1/24", "nonsense", "::/0", LAN, LAN, "224.0.0.0/8"]
+    assert offered(Routes(said, False)) == (parse_route(LAN),)
+
+
+def test_an_empty_offer_is_not_told() -> None:
+    assert Offer().messages() == () and not Offer()
+    assert Offer(exit=True).messages() == (Routes([], True),)
