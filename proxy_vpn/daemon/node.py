@@ -249,7 +249,7 @@ class Node:
         self._dirty.set()
         self.router.peer_arrived()
         if self._console:
-            mesh = next(mesh for mesh in self.meshes if mesh.roster.get(peer.identity) is peer)
+            mesh = next(mesh for mesh in self.meshes if mesh.key.name == peer.network)
             path = mesh.describe(session.link.path) if session.link.path else ""
             self._console.peer_came(peer.network, peer.name, path, took_s)
 

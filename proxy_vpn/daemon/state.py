@@ -77,7 +77,10 @@ class NetworkMemory(msgspec.Struct, frozen=True, kw_only=True):
         recent = sorted(self.peers, key=lambda peer: peer.last_seen, reverse=True)[:MAX_KNOWN_PEERS]
         peers = tuple(msgspec.structs.replace(p, addresses=p.addresses[:MAX_ADDRESSES_PER_PEER]) for p in recent)
         newest = sorted(self.seen.items(), key=lambda item: item[1])[-MAX_SEEN:]
-        return NetworkMemory(peers=peers, pins=dict(list(self.pins.items())[-MAX_PINS:]), seen=dict(newest))
+        # Many new names must not push out the owner of an old one who is still about.
+        last_seen = {peer.id: peer.last_seen for peer in self.peers}
+        pins = sorted(self.pins.items(), key=lambda pin: last_seen.get(pin[1], 0.0))[-MAX_PINS:]
+        return NetworkMemory(peers=peers, pins=dict(pins), seen=dict(newest))
 
 
 class ProcessMemory(msgspec.Struct, frozen=True, kw_only=True):

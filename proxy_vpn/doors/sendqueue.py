@@ -9,21 +9,30 @@ from itertools import islice
 from proxy_vpn.doors.end_mark import send_mark
 
 _GATHER_PIECES = 64
+_SMALL_BYTES = 4 * 1024
+_JOINED_BYTES = 64 * 1024
 
 
 class SendQueue:
     """Pieces of bytes in order, sent many at a time."""
 
     def __init__(self) -> None:
-        self._pieces: deque[memoryview] = deque()
+        self._pieces: deque[memoryview | bytearray] = deque()
         self._mark = False
 
     def __bool__(self) -> bool:
         return bool(self._pieces) or self._mark
 
     def append(self, data: memoryview) -> None:
-        """Queue `data`, which is kept and not copied."""
-        self._pieces.append(data)
+        """Queue `data`, which is kept and not copied unless it is small: a piece costs more than a few bytes do."""
+        if len(data) >= _SMALL_BYTES:
+            self._pieces.append(data)
+            return
+        last = self._pieces[-1] if self._pieces else None
+        if isinstance(last, bytearray) and len(last) + len(data) <= _JOINED_BYTES:
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
 
     def append_mark(self) -> None:
         """Queue the mark of a clean end, behind which nothing may come."""

@@ -43,6 +43,8 @@ class Association:
             # A Unix socket says who may use the proxy; a UDP port next to it would not.
             await say_and_close(control, self._request.reply(Status.POLICY))
             return
+        # A client that vanished without a word would keep its place for ever.
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         local = control.getsockname()
         self._client_ip = control.getpeername()[0]
         listener = Listener(_bound_beside(control.family, local), self._client.own)

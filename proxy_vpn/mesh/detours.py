@@ -53,6 +53,7 @@ class Detours:
     def tick(self, sessions: Iterable[Session]) -> None:
         """Ask for who is due; called a few times a second."""
         now, asked = self._now(), 0
+        self._forget_unknown()
         able = [session for session in sessions if can_carry(session)]
         relays = sorted(able, key=lambda session: (session.paths and session.paths.rtt_s) or 0.0)
         for peer in self._roster:
@@ -64,6 +65,13 @@ class Detours:
                 self._look_for_direct(peer, now)
             elif asked < PEERS_PER_TURN and (peer.record or peer.last_seen) and not peer.left:
                 asked += self._search(peer, relays, now)
+
+    def _forget_unknown(self) -> None:
+        """The roster forgets peers, and who invents devices must not be remembered here for it."""
+        if len(self._searches) > len(self._roster):
+            for device in [device for device in self._searches if self._roster.get(device) is None]:
+                del self._searches[device]
+                self._reasons.pop(device, None)
 
     def refused(self, relay: Session, device: bytes, reason: str) -> None:
         """A member does not carry for us and that peer."""

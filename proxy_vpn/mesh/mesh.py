@@ -48,6 +48,7 @@ OBSERVED_LIMIT = 8
 SEARCH_S = 60.0
 SESSIONS_LIMIT = 512
 REACH_EVERY_S = 5.0
+PING_AGAIN_S = 1.0
 _log = logging.getLogger(__name__)
 
 TWIN_WARNING = (
@@ -186,7 +187,10 @@ class Mesh:
         return await streams.open_udp(Target(beyond or peer.name, port), bool(beyond))
 
     async def ping(self, peer: Peer) -> tuple[float, Path]:
-        """One path probe: the round trip in seconds and the path it took; raises FlowError."""
+        """A path probe, and another each second until one is answered: its round trip in seconds, and the path it took.
+
+        Raises FlowError.
+        """
         session = await self.session_for(peer)
         answer: asyncio.Future[float] = self._loop.create_future()
         assert session.paths is not None
@@ -195,12 +199,12 @@ class Mesh:
             if not answer.done():
                 answer.set_result(rtt_s)
 
-        session.paths.probe(done=done)
-        try:
-            async with asyncio.timeout(OFFLINE_WAIT_S):
-                return await answer, session.paths.current
-        except TimeoutError:
-            raise FlowError(Status.TIMEOUT, f"{peer.name} did not answer within {OFFLINE_WAIT_S:.0f} s") from None
+        for _attempt in range(int(OFFLINE_WAIT_S / PING_AGAIN_S)):
+            session.paths.probe(done=done)
+            await asyncio.wait([answer], timeout=PING_AGAIN_S)
+            if answer.done():
+                return answer.result(), session.paths.current
+        raise FlowError(Status.TIMEOUT, f"{peer.name} did not answer within {OFFLINE_WAIT_S:.0f} s")
 
     def forget(self, name: str) -> Peer:
         """Give a name free; the peer that bore it must be met anew. Raises UsageError."""

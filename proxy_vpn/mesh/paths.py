@@ -249,7 +249,8 @@ class PathMonitor:
         if sent is None:
             return
         self.heard_at = self._now()
-        self._proven.add(path)
+        if path in self._paths:
+            self._proven.add(path)
         rtt_s = self._now() - sent.at
         self.observed = probe.observed or self.observed
         if probe.tx == self._waiting:

@@ -44,6 +44,7 @@ class _Leg:
     session: Session
     number: int
     member: bytes
+    asked: bool = False
     other: _Leg | None = None
     level_bytes: float = BURST_BYTES
     at: float = 0.0
@@ -96,7 +97,7 @@ class Relay:
             return REFUSED_UNKNOWN
         if not can_carry(session) or not can_carry(target):
             return REFUSED_CHAIN
-        held = sum(1 for leg in self._legs.values() if leg.member == session.member.identity)
+        held = sum(1 for leg in self._legs.values() if leg.asked and leg.member == session.member.identity)
         full = held >= TUNNELS_PER_MEMBER or len(self) >= TUNNELS_LIMIT
         if full or (session, message.tunnel) in self._legs or self._quota_left(session.member.identity) <= 0:
             return REFUSED_LIMIT
@@ -107,7 +108,7 @@ class Relay:
         target = self._session_of(message.target)
         assert target is not None
         sender, now = session.member.identity, self._now()
-        here = _Leg(session, message.tunnel, sender, at=now)
+        here = _Leg(session, message.tunnel, sender, asked=True, at=now)
         there = _Leg(target, self._numbers.new(target), message.target, other=here, at=now)
         here.other = there
         self._legs[session, here.number] = here

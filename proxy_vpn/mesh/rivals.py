@@ -108,7 +108,7 @@ class Rivals:
         def decide(probes_left: int) -> None:
             if max(paths.heard_at, old.heard_at) > began:
                 del self._checks[peer.identity]
-                self._refuse_twins(peer)
+                self._refuse_twins(peer, old)
             elif probes_left:
                 paths.probe()
                 self._checks[peer.identity] = self._loop.call_later(BOOT_PROBE_S, decide, probes_left - 1)
@@ -118,11 +118,14 @@ class Rivals:
 
         self._checks[peer.identity] = self._loop.call_later(BOOT_PROBE_S, decide, BOOT_PROBES)
 
-    def _refuse_twins(self, peer: Peer) -> None:
+    def _refuse_twins(self, peer: Peer, old: Session) -> None:
         """The old connection lives: whoever came with another boot nonce and proved the identity is a copy."""
-        if len(peer.sessions) > 1:
+        assert old.member is not None
+        boot = old.member.boot
+        twins = [each for each in peer.sessions if each.member is not None and each.member.boot != boot]
+        if twins:
             self._warn(
                 f"two machines carry the identity of {peer.name} - give one of them a state directory of its own"
             )
-        for session in peer.sessions[1:]:
+        for session in twins:
             session.close("its identity is in use elsewhere", twin=True)

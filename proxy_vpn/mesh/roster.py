@@ -75,6 +75,9 @@ class Roster:
     def __iter__(self) -> Iterator[Peer]:
         return iter(list(self._by_identity.values()))
 
+    def __len__(self) -> int:
+        return len(self._by_identity)
+
     def get(self, identity: bytes) -> Peer | None:
         return self._by_identity.get(identity)
 
@@ -83,8 +86,8 @@ class Roster:
         return next((peer for peer in self._by_identity.values() if peer.name == name), None)
 
     def load(self, identity: bytes, name: str, addresses: list[Address], last_seen: float) -> Peer:
-        """A peer remembered from an earlier run."""
-        peer = self.meet(identity, name)
+        """A peer remembered from an earlier run; a name is its own only where a pin says so."""
+        peer = self._know(identity, _valid(identity, name))
         peer.addresses, peer.last_seen = addresses[:ADDRESSES_REMEMBERED], last_seen
         return peer
 
@@ -113,7 +116,7 @@ class Roster:
         peer = self._by_identity.get(identity)
         if peer is None:
             peer = self._by_identity[identity] = Peer(identity, name, claimed, self._network)
-            self._bound()
+            self._bound(identity)
         else:
             peer.name, peer.claimed = name, claimed
         return peer
@@ -133,11 +136,13 @@ class Roster:
         for name in names[:-PINS_PER_PEER]:
             del self.pins[name]
 
-    def _bound(self) -> None:
+    def _bound(self, newcomer: bytes) -> None:
+        """Forget whom we have not seen for longest; never the one that is just being met."""
         if len(self._by_identity) > PEERS_LIMIT:
-            idle = min((p for p in self._by_identity.values() if not p.sessions), key=lambda p: p.last_seen)
-            del self._by_identity[idle.identity]
-            self._drop_pins(idle.identity)
+            idle = (peer for peer in self._by_identity.values() if not peer.sessions and peer.identity != newcomer)
+            oldest = min(idle, key=lambda peer: peer.last_seen)
+            del self._by_identity[oldest.identity]
+            self._drop_pins(oldest.identity)
 
     def forget(self, name: str) -> Peer:
         """Give a name free: its pin and what is remembered go; raises UsageError for a name nobody has."""

@@ -31,6 +31,7 @@ REDIAL_PAUSE_S = 0.5
 REDIAL_PAUSE_LIMIT_S = 30.0
 DIAL_LIFE_S = 8.0
 DIALS_LIMIT = 64
+PAUSES_LIMIT = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -127,6 +128,7 @@ class Seeker:
             if dial.session is None and now - dial.started > DIAL_LIFE_S:
                 self._dials.pop(identity, None)
                 self._dial_failed(dial, f"no probe of any size was answered within {DIAL_LIFE_S:.0f} s")
+                self._pause_longer(identity)
 
     def met(self, identity: bytes) -> None:
         """The peer is live: no dial and no pause any more."""
@@ -137,14 +139,21 @@ class Seeker:
         """This peer does not want us now: leave it alone for a while."""
         self._pauses[identity] = (self._now() + REDIAL_PAUSE_LIMIT_S, REDIAL_PAUSE_LIMIT_S)
 
+    def _pause_longer(self, identity: bytes) -> None:
+        """Leave it alone for twice as long as the last time; what is long over counts no more."""
+        now = self._now()
+        if len(self._pauses) >= PAUSES_LIMIT:
+            self._pauses = {who: each for who, each in self._pauses.items() if each[0] > now}
+        pause = min(REDIAL_PAUSE_LIMIT_S, 2 * self._pauses.get(identity, (0.0, REDIAL_PAUSE_S / 2))[1])
+        self._pauses[identity] = (now + pause, pause)
+
     def session_closed(self, session: Session) -> None:
         """A connection ended; if it was a dial's, the next one waits a little longer."""
         for identity, dial in tuple(self._dials.items()):
             if dial.session is session:
                 del self._dials[identity]
                 self._dial_failed(dial, session.closing_reason or "the connection ended")
-                pause = min(REDIAL_PAUSE_LIMIT_S, 2 * self._pauses.get(identity, (0.0, REDIAL_PAUSE_S / 2))[1])
-                self._pauses[identity] = (self._now() + pause, pause)
+                self._pause_longer(identity)
 
     # --- ProbeHandler -------------------------------------------------------------------------------------------
 

@@ -194,6 +194,13 @@ def test_memory_is_bounded_by_what_was_seen_last(monkeypatch: pytest.MonkeyPatch
     assert bounded.seen == {b"x": 2}
 
 
+def test_many_new_names_do_not_push_out_the_owner_of_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MAX_PINS", 3)
+    pins = {"nas": PEER.id, **{f"new-{n}": bytes([n]) * 32 for n in range(9)}}
+    bounded = NetworkMemory(peers=(PEER,), pins=pins).bounded()
+    assert len(bounded.pins) == 3 and bounded.pins["nas"] == PEER.id
+
+
 def test_a_directory_others_can_look_into_is_refused(tmp_path: Path) -> None:
     home, used = tmp_path / "home", tmp_path / "used"
     home.mkdir()

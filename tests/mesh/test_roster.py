@@ -101,6 +101,14 @@ def test_loading_remembers_a_few_addresses(roster: Roster) -> None:
     assert peer.addresses == addresses[:ADDRESSES_REMEMBERED] and peer.last_seen == 5.0 and peer.session is None
 
 
+def test_a_name_that_is_only_remembered_belongs_to_the_first_that_comes(roster: Roster) -> None:
+    roster.load(ONE, "nas", [], 1.0)
+    assert roster.pins == {}
+    assert roster.meet(TWO, "nas").name == "nas"
+    remembered = roster.get(ONE)
+    assert remembered is not None and remembered.name != "nas"
+
+
 def test_the_address_that_worked_last_comes_first(roster: Roster) -> None:
     peer = roster.meet(ONE, "laptop")
     for port in [*range(1000, 1012), 1005]:
