@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -18,7 +19,7 @@ NETWORK_SUFFIX = ".pvpn"
 _PORT_DIGITS = 5
 _HOST_PATTERN = re.compile(r"[!-~]{1,255}")
 _FORWARD_PATTERN = re.compile(
-    r"(?:unix:(?P<path>.+)|(?:(?P<host>\[[^]]+\]|[^:\[\]]*):)?(?P<port>\d+)):(?P<peer>[^:\[\]]+):(?P<peer_port>\d+)",
+    r"(?:unix:(?P<path>.+)|(?:(?P<host>\[[^]]+\]|[^:\[\]]*):)?(?P<port>\d+)):(?P<peer>\[[^]]+\]|[^:\[\]]+):(?P<peer_port>\d+)",
     re.DOTALL,
 )
 
@@ -151,8 +152,10 @@ class ForwardSpec:
 
 
 def _peer_host(host: str) -> str:
-    """`peer-b`, `peer-b.pvpn` or `peer-b.home.pvpn`, in lower case: a forward leads to peers alone."""
-    name = host.lower().removesuffix(".")
+    """`peer-b`, `peer-b.pvpn` or `peer-b.home.pvpn` in lower case, or an address: a forward leads to peers alone."""
+    name = host.lower().removesuffix(".").strip("[]")
+    with suppress(ValueError):
+        return str(ip_address(name))
     qualified = name.endswith(NETWORK_SUFFIX)
     labels = name.removesuffix(NETWORK_SUFFIX).split(".")
     if len(labels) > 1 + qualified or not all(valid_name(label) for label in labels):

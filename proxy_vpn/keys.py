@@ -13,7 +13,6 @@ import binascii
 import errno
 import hashlib
 import os
-import select
 import shlex
 import stat
 from collections.abc import Callable
@@ -39,7 +38,6 @@ EPOCH_S: Final = 24 * 3600
 EPOCH_OVERLAP_S: Final = 3600
 MAX_GENERATION: Final = 2**32 - 1
 MAX_KEY_FILE_BYTES: Final = 16 * 1024
-PIPE_WAIT_S: Final = 5.0
 MAX_TOKEN_CHARS: Final = 1024
 CHECKSUM_BYTES: Final = 4
 
@@ -215,11 +213,8 @@ def load_key_file(path: str | os.PathLike[str]) -> NetworkKey:
     """Read and check a key file; raises KeyFileError with what to do about it."""
     name, quoted = shown(path), shlex.quote(shown(path))
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISFIFO(mode) and not select.select([file], [], [], PIPE_WAIT_S)[0]:
-                raise KeyFileError(f"nobody writes to the pipe {name}", "give the key file itself")
-            os.set_blocking(file.fileno(), True)
             data = file.read(MAX_KEY_FILE_BYTES + 1)
     except FileNotFoundError:
         raise KeyFileError(f"there is no key file {name}", f"make one with: pvpn keygen {quoted}") from None
@@ -233,11 +228,6 @@ def load_key_file(path: str | os.PathLike[str]) -> NetworkKey:
     if stat.S_IMODE(mode) & 0o077:
         raise KeyFileError(f"others on this machine can read the key file {name}", f"run: chmod 600 {quoted}")
     return parse_key_file(data, name)
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Opening a pipe waits for its writer otherwise."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def write_key_file(path: str | os.PathLike[str], key: NetworkKey) -> None:

@@ -163,7 +163,7 @@ def test_what_is_no_forward(text: str) -> None:
     [
         "peer_b",
         "localhost",
-        "192.0.2.1",
+        "192.0.2",
         "peer-b.home",
         "a.peer-b.home.pvpn",
         "pvpn",
@@ -246,3 +246,9 @@ def test_an_ip_is_numeric_text() -> None:
     assert str(Address("2001:db8::1", 5)) == "[2001:db8::1]:5"
     assert Address("192.0.2.1", 5).family == socket.AF_INET
     assert IPv4Address("192.0.2.1").packed == Address("192.0.2.1", 5).packed()[:4]
+
+
+@pytest.mark.parametrize(("host", "shown"), [("100.64.7.9", "100.64.7.9"), ("[FD00::7]", "fd00::7")])
+def test_a_forward_may_name_a_peers_virtual_address(host: str, shown: str) -> None:
+    spec = ForwardSpec.parse(f"2222:{host}:22")
+    assert spec.target == Target(shown, 22) and ForwardSpec.parse(str(spec)) == spec

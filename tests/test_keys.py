@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -262,16 +261,3 @@ def test_signatures() -> None:
 def test_malformed_signatures_are_only_false(identity: bytes, signature: bytes) -> None:
     assert not keys.verify(identity, signature, b"message")
     assert not keys.verify(identity[:32].ljust(32, b"\xff"), signature[:64].ljust(64, b"\0"), b"message")
-
-
-def test_a_pipe_is_read_if_somebody_writes_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "PIPE_WAIT_S", 0.05)
-    path = tmp_path / "pipe.key"
-    os.mkfifo(path, 0o600)
-    with pytest.raises(KeyFileError, match="nobody writes to the pipe"):
-        load_key_file(path)
-    monkeypatch.setattr(keys, "PIPE_WAIT_S", 10.0)
-    writer = threading.Thread(target=path.write_bytes, args=[format_key_file(KEY)])
-    writer.start()
-    assert load_key_file(path).secret == KEY.secret
-    writer.join()

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from proxy_vpn import __version__
+from proxy_vpn.cli.capture import capture
 from proxy_vpn.cli.keys import key, keygen
 from proxy_vpn.cli.requests import connect, doctor, expose, forget, forward, peers, ping, status
 from proxy_vpn.cli.run import demo, run
@@ -51,7 +52,7 @@ def version() -> None:
     click.echo(f"pvpn {__version__}")
 
 
-for command in (keygen, key, run, forward, connect, expose, forget, status, doctor, peers, ping, demo):
+for command in (keygen, key, run, forward, connect, expose, forget, status, doctor, peers, ping, capture, demo):
     cli.add_command(command)
 cli.add_command(doctor, "netcheck")
 

@@ -51,7 +51,11 @@ def client(state: Path | None) -> ControlClient:
 
 def in_network(host: str, net: str) -> str:
     """A peer's name as it is understood in one network: `peer-b` becomes `peer-b.home.pvpn`."""
-    return f"{host.lower().removesuffix('.pvpn').removesuffix(f'.{net}')}.{net}.pvpn" if net else host
+    from proxy_vpn.ranges import parse_ip
+
+    if not net or parse_ip(host) is not None:
+        return host
+    return f"{host.lower().removesuffix('.pvpn').removesuffix(f'.{net}')}.{net}.pvpn"
 
 
 def coloured() -> bool:

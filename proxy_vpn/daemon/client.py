@@ -15,6 +15,7 @@ import msgspec
 
 from proxy_vpn.daemon import messages
 from proxy_vpn.daemon.findings import DoctorReply
+from proxy_vpn.daemon.pcap import CAPTURE_HEADER, SNAP_LIMIT_BYTES
 from proxy_vpn.daemon.private import check_private
 from proxy_vpn.daemon.status import SCHEMA, DaemonStatus, ExposeStatus, ForwardStatus, PeersReply
 from proxy_vpn.doors.stdio import not_running
@@ -24,6 +25,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 30.0
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
+CAPTURE_READ_BYTES: Final = 1 << 20
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -84,6 +86,18 @@ class ControlClient:
     def forget(self, peer: str, net: str = "") -> messages.ForgetReply:
         return self._ask("POST", "/v1/forget", messages.ForgetReply, messages.ForgetRequest(peer=peer, net=net))
 
+    def capture(self, peer: str = "", net: str = "", snap_bytes: int = SNAP_LIMIT_BYTES) -> HeldCapture:
+        """Begin to watch flows; the answer's stream is a pcap file's."""
+        query = urlencode({"peer": peer, "net": net, "snaplen": snap_bytes})
+        connection, response = self._open("GET", f"/v1/capture?{query}")
+        connection.sock.settimeout(None)
+        return HeldCapture(self, connection, response)
+
+    def end_capture(self, number: str) -> int:
+        """See nothing more; how many packets that capture has dropped."""
+        query = urlencode({"id": number})
+        return self._ask("DELETE", f"/v1/capture?{query}", messages.CaptureReply).dropped
+
     def _ask(self, method: str, path: str, kind: type[_T], body: msgspec.Struct | None = None) -> _T:
         connection, response = self._open(method, path, body)
         try:
@@ -131,6 +145,38 @@ class HeldForward:
         self._connection.close()
 
     def __enter__(self) -> HeldForward:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class HeldCapture:
+    """A capture that runs; close it (or end `with`) to stop it at once, or `end` it and read the rest."""
+
+    def __init__(
+        self, client: ControlClient, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> None:
+        self.dropped: int | None = None
+        self._client = client
+        self._connection = connection
+        self._response = response
+
+    def end(self) -> None:
+        """Let the stream end after what was seen; `dropped` is then known. Raises ControlError."""
+        self.dropped = self._client.end_capture(self._response.headers[CAPTURE_HEADER] or "")
+
+    def read(self) -> bytes:
+        """What has come of the stream, waiting for some; empty at its end, whoever ended it."""
+        try:
+            return self._response.read1(CAPTURE_READ_BYTES)
+        except (OSError, http.client.HTTPException):
+            return b""
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> HeldCapture:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

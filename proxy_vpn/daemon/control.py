@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -20,9 +20,11 @@ import msgspec
 
 from proxy_vpn.addresses import ForwardSpec
 from proxy_vpn.daemon import sockets
+from proxy_vpn.daemon.capture import Captures
 from proxy_vpn.daemon.findings import DoctorReply
 from proxy_vpn.daemon.messages import (
     MAX_BODY_BYTES,
+    CaptureReply,
     ErrorReply,
     ErrorStatus,
     ExposeReply,
@@ -36,6 +38,7 @@ from proxy_vpn.daemon.messages import (
     PingRequest,
     Ready,
 )
+from proxy_vpn.daemon.pcap import CAPTURE_HEADER, PCAP_TYPE, SNAP_LIMIT_BYTES
 from proxy_vpn.daemon.status import DaemonStatus, ExposeStatus, ForwardStatus, PeersReply
 from proxy_vpn.errors import ControlError, FlowError, FlowLost, KeyFileError, PvpnError, StateError, Status, UsageError
 
@@ -48,6 +51,7 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING_CLIENTS: Final = 128
 SHUTDOWN_S: Final = 2.0
+MAX_DIGITS: Final = 16
 
 _T = TypeVar("_T")
 
@@ -101,9 +105,10 @@ class Daemon(Protocol):
 class ControlServer:
     """The control API of one daemon, from `start` to `close`."""
 
-    def __init__(self, daemon: Daemon, path: Path) -> None:
+    def __init__(self, daemon: Daemon, path: Path, captures: Captures | None = None) -> None:
         self.path = path
         self._daemon = daemon
+        self._captures = captures
         self._runner: web.AppRunner | None = None
         self._held: dict[ForwardSpec, asyncio.Event] = {}
 
@@ -121,6 +126,9 @@ class ControlServer:
         app.router.add_delete("/v1/forwards", self._remove_forward)
         app.router.add_post("/v1/expose", self._expose)
         app.router.add_post("/v1/forget", self._forget)
+        if self._captures is not None:
+            app.router.add_get("/v1/capture", self._capture, allow_head=False)
+            app.router.add_delete("/v1/capture", self._end_capture)
         app.router.add_get("/readyz", self._readyz)
         # handler_cancellation: who hangs up no longer waits, and a held forward ends with its connection.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
@@ -138,6 +146,8 @@ class ControlServer:
         """End every request, held forwards too, and remove the socket; idempotent."""
         for ended in self._held.values():
             ended.set()
+        if self._captures is not None:
+            self._captures.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -188,6 +198,29 @@ class ControlServer:
     async def _forget(self, request: web.Request) -> web.StreamResponse:
         wanted = await _body(request, ForgetRequest)
         return _json(await self._daemon.forget(wanted.peer, wanted.net))
+
+    async def _capture(self, request: web.Request) -> web.StreamResponse:
+        from aiohttp import web
+
+        assert self._captures is not None
+        query = request.query
+        snap_bytes = _number(query.get("snaplen", str(SNAP_LIMIT_BYTES)), "snap length")
+        capture, chunks = await self._captures.start(query.get("peer", ""), query.get("net", ""), snap_bytes)
+        try:
+            response = web.StreamResponse(headers={"Content-Type": PCAP_TYPE, CAPTURE_HEADER: str(capture.number)})
+            async with aclosing(chunks):
+                with suppress(ConnectionResetError):  # the reader's ordinary end
+                    await response.prepare(request)
+                    async for chunk in chunks:
+                        await response.write(chunk)
+            return response
+        finally:
+            self._captures.stop(capture)
+
+    async def _end_capture(self, request: web.Request) -> web.StreamResponse:
+        assert self._captures is not None
+        capture = self._captures.end(_number(request.query.get("id", ""), "capture"))
+        return _json(CaptureReply(dropped=capture.dropped))
 
     async def _readyz(self, request: web.Request) -> web.StreamResponse:
         reason = self._daemon.unready()
@@ -254,6 +287,13 @@ async def _body(request: web.Request, kind: type[_T]) -> _T:
     except (ValueError, RecursionError) as error:
         fields = ", ".join(field.name for field in msgspec.structs.fields(kind))  # type: ignore[arg-type]
         raise UsageError(f"the request makes no sense: {error}", f"send JSON with: {fields}") from None
+
+
+def _number(text: str, what: str) -> int:
+    """A number of a query; raises UsageError."""
+    if not (text.isascii() and text.isdigit() and len(text) < MAX_DIGITS):
+        raise UsageError(f"{text!a} is no {what}", "give a number")
+    return int(text)
 
 
 def _json(reply: msgspec.Struct, status: int = 200) -> web.Response:

@@ -12,6 +12,7 @@ def recall(mesh: Mesh, memory: NetworkMemory) -> None:
     mesh.roster.pins.update(memory.pins)
     mesh.seeker.prober.remember_seen(memory.seen)
     for known in memory.peers:
+        mesh.virtual.remember(known.id, known.place)
         peer = mesh.roster.load(known.id, known.name, list(known.addresses), known.last_seen)
         for address in peer.addresses:
             mesh.seeker.found(address, Source.MEMORY, identity=peer.identity)
@@ -20,7 +21,13 @@ def recall(mesh: Mesh, memory: NetworkMemory) -> None:
 def snapshot(mesh: Mesh) -> NetworkMemory:
     """What the next start should know."""
     peers = tuple(
-        KnownPeer(name=peer.claimed, id=peer.identity, addresses=tuple(peer.addresses), last_seen=peer.last_seen)
+        KnownPeer(
+            name=peer.claimed,
+            id=peer.identity,
+            addresses=tuple(peer.addresses),
+            last_seen=peer.last_seen,
+            place=mesh.virtual.place(peer.identity),
+        )
         for peer in mesh.roster
         if peer.last_seen
     )

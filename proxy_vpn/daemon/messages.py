@@ -9,6 +9,8 @@
     DELETE /v1/forwards           ForwardRequest -> ForwardReply
     POST   /v1/expose             ExposeRequest  -> ExposeReply
     POST   /v1/forget             ForgetRequest  -> ForgetReply
+    GET    /v1/capture[?peer=P&net=N&snaplen=B] -> pcap until either side ends; the header Pvpn-Capture is its id
+    DELETE /v1/capture?id=I       -> CaptureReply; the stream delivers what was seen, and ends
     GET    /readyz                -> 200 Ready, or 503 with what is missing
 
 Anything else, and every failure, is answered by an ErrorReply.
@@ -88,6 +90,13 @@ class ForgetReply(msgspec.Struct, frozen=True, kw_only=True):
     peer: str
     network: str
     id: str
+
+
+class CaptureReply(msgspec.Struct, frozen=True, kw_only=True):
+    """How many packets a capture could not hold because its reader was slow."""
+
+    schema: int = SCHEMA
+    dropped: int
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from typing import Any
 from proxy_vpn.addresses import Address, ForwardSpec, Target
 from proxy_vpn.config import Settings
 from proxy_vpn.daemon import doctor, memory, report, search, sockets
+from proxy_vpn.daemon.capture import Captures
 from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.control import ControlServer
 from proxy_vpn.daemon.discovery import Discovery
@@ -49,10 +50,13 @@ from proxy_vpn.mesh.policy import Policy
 from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.routes import Offer, Ways
 from proxy_vpn.mesh.session import Session
+from proxy_vpn.mesh.virtual import Addresses
 from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engines import engine_factory
+from proxy_vpn.net.interfaces import networks_in_use
 from proxy_vpn.net.udp import UdpSocket
+from proxy_vpn.ranges import parse_ip
 from proxy_vpn.wire.messages import Reach
 
 SAVE_EVERY_S = 60.0
@@ -110,9 +114,11 @@ class Node:
         self.engine_name = factory.name
         budget = Budget(PROCESS_GROWTH_LIMIT_BYTES)
         world = World(self.demux, keyring, factory, budget, os.urandom, time.time, self.discovery.own_addresses)
+        world.networks_in_use.extend(networks_in_use())
         self._stack.push_async_callback(self._cancel_tasks)
         for key in settings.keys:
             self._add_mesh(key, world)
+        self._captures = Captures(world.tap, self._virtual_addresses, self._watched)
         self.router = Router(self.meshes, Ways(self.meshes, settings.accept_routes, settings.exit))
         self._serve = ServeDoor(self.policy, self.own, Beyond(self._offer, self.own))
         self._served = ServedFlows(raise_descriptor_limit())
@@ -186,7 +192,7 @@ class Node:
         for spec in self.settings.forwards:
             await self.add_forward(spec, held=False)
         self._stack.push_async_callback(self._close_forwards)
-        control = ControlServer(self, self.state.control_socket)
+        control = ControlServer(self, self.state.control_socket, self._captures)
         await control.start()
         self._stack.push_async_callback(control.close)
 
@@ -304,7 +310,7 @@ class Node:
 
     async def add_forward(self, spec: ForwardSpec, *, held: bool) -> ForwardSpec:
         network = spec.target.host.removesuffix(".pvpn").partition(".")[2]
-        if network:
+        if network and parse_ip(spec.target.host) is None:
             self._meshes(network)  # raises for one that is not here
         door = ForwardDoor(self.router, spec, None, self.own)
         bound = await door.start()
@@ -338,6 +344,18 @@ class Node:
                 self._dirty.set()
                 return ForgetReply(peer=name, network=mesh.key.name, id=peer.identity.hex())
         raise UsageError(f"no peer is called {name!a}", "see 'pvpn peers' for the names")
+
+    def _virtual_addresses(self, network: str, identity: bytes) -> tuple[Addresses, Addresses]:
+        """This machine's and a peer's."""
+        virtual = self._meshes(network)[0].virtual
+        return virtual.own, virtual.of(identity)
+
+    def _watched(self, peer: str, net: str) -> tuple[str, bytes]:
+        """Whom a capture watches: (network, identity), either empty for all."""
+        if not peer:
+            return (self._meshes(net)[0].key.name if net else ""), b""
+        mesh, found = self._find(peer, net)
+        return mesh.key.name, found.identity
 
     def _find(self, name: str, net: str) -> tuple[Mesh, Peer]:
         meshes = self._meshes(net)

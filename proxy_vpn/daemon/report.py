@@ -65,6 +65,10 @@ def _network(node: Node, mesh: Mesh) -> NetworkStatus:
         generation=mesh.key.generation,
         device_id=mesh.identity.id.hex(),
         unanswered=search.unanswered(node, mesh),
+        ipv4=str(mesh.virtual.own.v4),
+        ipv6=str(mesh.virtual.own.v6),
+        range4=str(mesh.virtual.v4),
+        range6=str(mesh.virtual.v6),
     )
 
 
@@ -80,6 +84,7 @@ def _peer(mesh: Mesh, peer: Peer) -> PeerStatus:
         path = mesh.describe(session.paths.current)
         rtt_ms = None if session.paths.rtt_s is None else session.paths.rtt_s * 1e3
     theirs = session.theirs if session is not None else None
+    virtual = mesh.virtual.of(peer.identity)
     return PeerStatus(
         name=peer.name,
         id=peer.identity.hex(),
@@ -94,6 +99,11 @@ def _peer(mesh: Mesh, peer: Peer) -> PeerStatus:
         since=peer.since or peer.last_seen or None,
         engine=theirs.engine[:16] if theirs else "",
         version=theirs.software[:32] if theirs else "",
+        ipv4=str(virtual.v4),
+        ipv6=str(virtual.v6),
+        ipv4_moved=mesh.virtual.is_moved(peer.identity),
+        routes=tuple(map(str, peer.routes)),
+        exit=peer.is_exit,
     )
 
 

@@ -44,12 +44,13 @@ Id = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
 class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer that was live once, and where; `last_seen` in Unix seconds."""
+    """A peer that was live once, and where; `last_seen` in Unix seconds, `place` of its virtual IPv4 address."""
 
     name: str
     id: Id
     addresses: tuple[Address, ...] = ()
     last_seen: float = 0.0
+    place: Annotated[int, msgspec.Meta(ge=-1, lt=65536)] = -1
 
     def __post_init__(self) -> None:
         if not valid_name(self.name):

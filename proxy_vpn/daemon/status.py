@@ -29,7 +29,8 @@ DhtState = Literal["off", "starting", "searching", "announced", "unreachable"]
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One network of the process; ids are hexadecimal, `device_id` is this device's own in it.
 
-    `unanswered`: how many IP addresses were found where a peer may be, of which none answered.
+    `unanswered`: how many IP addresses were found where a peer may be, of which none answered. `ipv4` and `ipv6`: this
+    machine's virtual addresses, `range4` and `range6` the networks they are of.
     """
 
     name: str
@@ -38,13 +39,19 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     device_id: str
     unanswered: int = 0
+    ipv4: str = ""
+    ipv6: str = ""
+    range4: str = ""
+    range6: str = ""
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One peer; `path` is text such as `direct 203.0.113.7:41641`, `since` Unix seconds of the present state.
 
     `connections`: how many are open; more than one only for a moment, while both ends agree which to keep. `reason`:
-    why a peer that is not live can't be reached, as far as that is known.
+    why a peer that is not live can't be reached, as far as that is known. `ipv4` and `ipv6`: its virtual addresses on
+    this machine, `ipv4_moved` if another peer has the one that other machines know it by. `routes` and `exit`: what it
+    leads to.
     """
 
     name: str
@@ -60,6 +67,11 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     engine: str = ""
     version: str = ""
+    ipv4: str = ""
+    ipv6: str = ""
+    ipv4_moved: bool = False
+    routes: tuple[str, ...] = ()
+    exit: bool = False
 
 
 class ForwardStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,7 +257,10 @@ def _peer_row(peer: PeerStatus, now: float, several: bool) -> list[str]:
     rtt = "" if peer.state != "live" else "-" if peer.rtt_ms is None else milliseconds(peer.rtt_ms)
     traffic = f"tx {size(peer.tx_bytes)} rx {size(peer.rx_bytes)}"
     since = "" if peer.since is None else f"since {clock(peer.since, now)}"
-    return [_peer_name(peer, several), path or peer.state, rtt, traffic, since]
+    leads = [*map(printable, peer.routes), *(["the internet"] if peer.exit else [])]
+    offers = f"leads to {' '.join(leads)}" if leads else ""
+    moved = f"{printable(peer.ipv4)} (moved)" if peer.ipv4_moved else printable(peer.ipv4)
+    return [_peer_name(peer, several), path or peer.state, rtt, traffic, since, moved, offers]
 
 
 def align(rows: Iterable[Sequence[str]]) -> list[str]:

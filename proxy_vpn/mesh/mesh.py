@@ -32,10 +32,12 @@ from proxy_vpn.mesh.sizes import LARGEST_BYTES, SizeCheck
 from proxy_vpn.mesh.tap import Tap
 from proxy_vpn.mesh.tunnels import TunnelNumbers, Tunnels
 from proxy_vpn.mesh.unreached import UNREACHED_HINT, Unreached
+from proxy_vpn.mesh.virtual import VirtualNetwork
 from proxy_vpn.mesh.watcher import Watcher
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES, EngineFactory
 from proxy_vpn.net.udp import Path
+from proxy_vpn.ranges import Network
 from proxy_vpn.wire.membership import LANES, Initiator, Responder
 from proxy_vpn.wire.messages import Reach, RelayMessage, Routes, Welcome
 from proxy_vpn.wire.probe import BOOT_BYTES
@@ -83,6 +85,7 @@ class World:
     unix_time: Callable[[], float]
     local_addresses: Callable[[], list[Address]]
     tap: Tap = field(default_factory=Tap)
+    networks_in_use: list[Network] = field(default_factory=list)
 
 
 class Mesh:
@@ -93,6 +96,8 @@ class Mesh:
         self.identity = identity
         self.name = name
         self.roster = Roster(key.name, name)
+        self.virtual = VirtualNetwork(key, identity.id, world.networks_in_use)
+        world.networks_in_use.append(self.virtual.v4)
         self.boot = world.entropy(BOOT_BYTES)
         self.clock_offset_s: float | None = None
         self._world = world

@@ -1,7 +1,7 @@
 """Names: which host a program means - a peer of one of our networks, or somebody else's machine.
 
-`peer`, `peer.pvpn` and `peer.home.pvpn` are peers; `.pvpn` never goes to DNS, and neither does the name of a
-known peer that is offline. A single label that nobody bears goes direct; in a process's first 15 seconds it
+`peer`, `peer.pvpn`, `peer.home.pvpn` and a virtual address are peers; `.pvpn` never goes to DNS, and neither does the
+name of a known peer that is offline. A single label that nobody bears goes direct; in a process's first 15 seconds it
 waits up to 5 for a peer to show up under it.
 """
 
@@ -16,6 +16,7 @@ from proxy_vpn.mesh.flow import Flow, UdpFlow
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.routes import Ways
+from proxy_vpn.ranges import IP, parse_ip
 
 START_S = 15.0
 START_WAIT_S = 5.0
@@ -38,7 +39,12 @@ class Router:
         self._arrived = asyncio.Event()
 
     def find(self, host: str) -> tuple[Mesh, Peer] | None:
-        """The peer that a host name means now; None if it is no peer's. Raises FlowError for unknown .pvpn names."""
+        """The peer that a host name or virtual address means now; None if it is no peer's.
+
+        Raises FlowError for unknown .pvpn names, and for addresses of a network of ours that nobody has.
+        """
+        if (ip := parse_ip(host)) is not None:
+            return self._find_address(ip)
         name = host.lower().rstrip(".")
         if name.endswith(NETWORK_SUFFIX):
             found = self._find_qualified(name.removesuffix(NETWORK_SUFFIX))
@@ -52,6 +58,28 @@ class Router:
         label, _, network = name.partition(".")
         meshes = [mesh for mesh in self._meshes if not network or mesh.key.name == network]
         return self._find_label(label, meshes)
+
+    def _find_address(self, ip: IP) -> tuple[Mesh, Peer] | None:
+        mesh = next((mesh for mesh in self._meshes if ip in mesh.virtual), None)
+        if mesh is None:
+            return None
+        if ip in mesh.virtual.own:
+            raise FlowError(Status.POLICY, f"{ip} is this machine itself", "use 127.0.0.1 for it")
+        device = mesh.virtual.device_at(ip, (peer.identity for peer in mesh.roster))
+        peer = None if device is None else mesh.roster.get(device)
+        if peer is None:
+            raise FlowError(Status.NO_SUCH_NAME, f"no peer has the address {ip}", "see 'pvpn peers --json'")
+        return mesh, peer
+
+    def name_at(self, ip: IP) -> str | None:
+        """The full name of who has a virtual address, this machine included; None for one that nobody has."""
+        for mesh in self._meshes:
+            if ip in mesh.virtual.own:
+                return f"{mesh.name}.{mesh.key.name}{NETWORK_SUFFIX}"
+            device = mesh.virtual.device_at(ip, (peer.identity for peer in mesh.roster)) if ip in mesh.virtual else None
+            if device is not None and (peer := mesh.roster.get(device)) is not None:
+                return f"{peer.name}.{mesh.key.name}{NETWORK_SUFFIX}"
+        return None
 
     def _find_label(self, label: str, meshes: Sequence[Mesh]) -> tuple[Mesh, Peer] | None:
         found = [(mesh, peer) for mesh in meshes if (peer := mesh.roster.find(label)) is not None]
