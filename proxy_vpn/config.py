@@ -81,10 +81,11 @@ class Expose(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What one process runs: its networks, its doors, and how it looks for peers.
 
-    `proxies`: where SOCKS and HTTP are served (port 0 picks one); `listen`: UDP endpoints, none given means every
-    address at the remembered port; `routes` and `offer_exit`: what peers are led to; `accept_routes` and `exit` (a
-    peer's name): where other peers lead us; `peers`: where to look for peers first; `engine`: None is the best one
-    installed; `state`: None is the platform's directory; `verbosity`: 0 lines for people, 1 more, 2 everything.
+    `proxies`: where SOCKS and HTTP are served (port 0 picks one); `tun`: make a network interface; `listen`: UDP
+    endpoints, none given means every address at the remembered port; `routes` and `offer_exit`: what peers are led to;
+    `accept_routes` and `exit` (a peer's name): where other peers lead us; `peers`: where to look for peers first;
+    `engine`: None is the best one installed; `state`: None is the platform's directory; `verbosity`: 0 lines for
+    people, 1 more, 2 everything.
     """
 
     keys: tuple[NetworkKey, ...]
@@ -93,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     forwards: tuple[ForwardSpec, ...] = ()
     expose: Expose = Expose()
     direct: bool = True
+    tun: bool = False
     routes: tuple[Network, ...] = ()
     accept_routes: bool = False
     offer_exit: bool = False

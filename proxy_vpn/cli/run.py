@@ -37,6 +37,7 @@ class _KeyFiles(click.Path):
 @option(
     "--expose", multiple=True, metavar="SPEC", help="Let peers reach 8000 or 9000-9010; none: nothing else; all: all."
 )
+@option("--tun", is_flag=True, help="Make a network interface for programs that know no proxy; needs root.")
 @option("--no-lan", is_flag=True, help="Neither announce this machine on the LAN nor look for peers there.")
 @option("--no-port-mapping", is_flag=True, help="Do not ask the router to open a port (UPnP, NAT-PMP, PCP).")
 @option("--no-relay", is_flag=True, help="Carry nothing between other members that can't reach each other.")
@@ -89,6 +90,7 @@ def settings(
     http: tuple[str, ...] = (),
     forwards: tuple[str, ...] = (),
     expose: tuple[str, ...] = (),
+    tun: bool = False,
     no_lan: bool = False,
     no_port_mapping: bool = False,
     no_relay: bool = False,
@@ -119,6 +121,7 @@ def settings(
         forwards=tuple(ForwardSpec.parse(text) for text in forwards),
         expose=_expose(expose),
         direct=not no_direct,
+        tun=tun,
         routes=tuple(dict.fromkeys(parse_route(text) for text in routes)),
         accept_routes=accept_routes,
         offer_exit=offer_exit,

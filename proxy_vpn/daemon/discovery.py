@@ -87,7 +87,12 @@ class Discovery:
         status = self.dht.status() if self.dht else None
         mapped = self.mapper.status.external if self.mapper else None
         external = [mapped, *([status.external4, status.external6] if status else [])]
-        return [*(address for address in external if address), *reachable_addresses(self._demux.addresses)]
+        return [*(address for address in external if address), *self._local_addresses()]
+
+    def _local_addresses(self) -> list[Address]:
+        """Where other hosts may reach this one; through our own TUN device nobody does."""
+        found = reachable_addresses(self._demux.addresses)
+        return [address for address in found if not any(mesh.is_virtual(address) for mesh in self._meshes)]
 
     async def look_for_user_peers(self) -> None:
         """What `--peer` names: resolved again and again, because names move."""
@@ -131,7 +136,7 @@ class Discovery:
         return external.port if external else self._demux.addresses[0].port
 
     def _start_lan(self) -> None:
-        lan = self.lan = Lan(lambda: reachable_addresses(self._demux.addresses), os.urandom)
+        lan = self.lan = Lan(self._local_addresses, os.urandom)
         for mesh in self._meshes:
             _announce(lan, mesh)
         lan.start()

@@ -16,12 +16,13 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from proxy_vpn.addresses import Address, ForwardSpec, Target
 from proxy_vpn.config import Settings
-from proxy_vpn.daemon import doctor, memory, report, search, sockets
+from proxy_vpn.daemon import doctor, memory, report, search, sockets, tunnel
 from proxy_vpn.daemon.capture import Captures
 from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.control import ControlServer
@@ -35,10 +36,12 @@ from proxy_vpn.daemon.warnings import Warnings
 from proxy_vpn.doors.beyond import Beyond
 from proxy_vpn.doors.direct import Direct
 from proxy_vpn.doors.forward import ForwardDoor
+from proxy_vpn.doors.outgoing import Outgoing
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.proxy import ProxyDoor
 from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.streams import open_streams
+from proxy_vpn.doors.tun import TunDoor
 from proxy_vpn.errors import FlowError, PvpnError, StateError, Status, UsageError
 from proxy_vpn.keys import NetworkKey
 from proxy_vpn.mesh.flow import PROCESS_GROWTH_LIMIT_BYTES, Budget
@@ -80,6 +83,8 @@ class Node:
         self.discovery: Discovery
         self.router: Router
         self.state: StateDirectory
+        self.tun: TunDoor | None = None
+        self.resolved_asks = False
         self._console = console
         self._stack = AsyncExitStack()
         self._states: dict[Mesh, NetworkState] = {}
@@ -121,6 +126,8 @@ class Node:
         self._captures = Captures(world.tap, self._virtual_addresses, self._watched)
         self.router = Router(self.meshes, Ways(self.meshes, settings.accept_routes, settings.exit))
         self._serve = ServeDoor(self.policy, self.own, Beyond(self._offer, self.own))
+        if settings.tun:
+            await self._open_tun()
         self._served = ServedFlows(raise_descriptor_limit())
         self._stack.push_async_callback(self.discovery.close)
         self.discovery.start(self.meshes)
@@ -195,6 +202,17 @@ class Node:
         control = ControlServer(self, self.state.control_socket, self._captures)
         await control.start()
         self._stack.push_async_callback(control.close)
+
+    async def _open_tun(self) -> None:
+        plan = tunnel.plan(self.meshes)
+        device, listeners = await tunnel.make(plan)
+        tunnel.drop_privileges(self.state.path)
+        outgoing, zone = Outgoing(self.router, None), tunnel.PeerZone(self.router, self.meshes)
+        self.tun = TunDoor(device, listeners, plan, outgoing, partial(tunnel.echo, self.router), zone, self.own)
+        self._stack.push_async_callback(self.tun.close)
+        await self.tun.start()
+        self._serve.inside = self.tun
+        self.resolved_asks = await tunnel.tell_resolved(device.name, plan.dns)
 
     async def _open_proxy(self, door: ProxyDoor) -> Address | str:
         where = await door.start()
@@ -279,9 +297,16 @@ class Node:
         if not self._served.admits(peer.identity):
             offer.refuse(Status.LIMIT)
         elif isinstance(offer, IncomingTcp):
-            self._spawn(self._served.counting(peer.identity, self._serve.serve_tcp(offer)))
+            self._spawn(self._served.counting(peer.identity, self._serve.serve_tcp(offer, self._source_ips(peer))))
         elif isinstance(offer, IncomingUdp):
-            self._spawn(self._served.counting(peer.identity, self._serve.serve_udp(offer)))
+            self._spawn(self._served.counting(peer.identity, self._serve.serve_udp(offer, self._source_ips(peer))))
+
+    def _source_ips(self, peer: Peer) -> tuple[str, ...]:
+        """As whom services see a peer, where there is a TUN device."""
+        if self.tun is None:
+            return ()
+        addresses = self._meshes(peer.network)[0].virtual.of(peer.identity)
+        return str(addresses.v4), str(addresses.v6)
 
     # --- the Python API ---------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ def status(node: Node) -> DaemonStatus:
         engine=node.engine_name,
         listen=tuple(str(address) for address in node.demux.addresses),
         proxies=tuple(node.proxies),
+        interface=node.tun.name if node.tun else "",
         networks=tuple(_network(node, mesh) for mesh in node.meshes),
         forwards=node.forwards(),
         expose=expose(node),
@@ -125,10 +126,19 @@ def greeting(node: Node) -> list[str]:
     lines = [f"pvpn {__version__}, this is {node.settings.name}, engine {node.engine_name}"]
     lines += [f"network {mesh.key.name} ({mesh.key.fingerprint})" for mesh in node.meshes]
     lines += [f"proxy: socks5h://{where} and http://{where}" for where in node.proxies]
+    lines += _interface(node)
     lines += [f"forward: {forward.spec}" for forward in node.forwards()]
     if node.state.first_run:
         lines += first_notice(expose(node))
     return lines
+
+
+def _interface(node: Node) -> list[str]:
+    if node.tun is None:
+        return []
+    ranges = ", ".join(f"{mesh.virtual.v4} and {mesh.virtual.v6}" for mesh in node.meshes)
+    names = "asked by systemd-resolved" if node.resolved_asks else "not asked by this system yet"
+    return [f"tun: {node.tun.name} leads to {ranges}; name server {node.meshes[0].virtual.dns.v4} ({names})"]
 
 
 def first_notice(expose: ExposeStatus) -> list[str]:

@@ -107,7 +107,10 @@ class DhtStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to GET /v1/status; `started` in Unix seconds, `listen` the UDP sockets, `proxies` SOCKS and HTTP."""
+    """The answer to GET /v1/status; `started` in Unix seconds, `listen` the UDP sockets, `proxies` SOCKS and HTTP.
+
+    `interface`: the TUN device's name.
+    """
 
     schema: int = SCHEMA
     version: str
@@ -118,6 +121,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = ""
     listen: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
+    interface: str = ""
     networks: tuple[NetworkStatus, ...] = ()
     forwards: tuple[ForwardStatus, ...] = ()
     expose: ExposeStatus = ExposeStatus()

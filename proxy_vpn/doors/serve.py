@@ -6,7 +6,10 @@ import asyncio
 import errno
 import logging
 import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -16,7 +19,7 @@ from proxy_vpn.doors.dial import CONNECT_TIMEOUT_S, dial, dial_error
 from proxy_vpn.doors.host_addresses import host_addresses
 from proxy_vpn.doors.join import join
 from proxy_vpn.doors.own import OwnListeners
-from proxy_vpn.doors.serve_udp import ServedUdp
+from proxy_vpn.doors.serve_udp import ServedUdp, Service
 from proxy_vpn.doors.tcp import TcpDuplex
 from proxy_vpn.doors.udp import DatagramFlow
 from proxy_vpn.errors import FlowError, FlowLost, Status
@@ -30,6 +33,9 @@ _LOOPBACK_ALIAS = "127.0.0.2"
 _ANYWHERE = (Address("0.0.0.0", 1), Address("::", 1))
 _LOOPBACKS = ("127.0.0.1", "::1")
 _log = logging.getLogger(__name__)
+
+
+_Connect = Callable[[], Awaitable[socket.socket]]
 
 
 class Policy(Protocol):
@@ -75,8 +81,24 @@ class IncomingUdp(Incoming, Protocol):
         """Say yes: the flow; raises FlowLost when the peer has given up."""
 
 
+class Inside(Protocol):
+    """A way to this host's services by which they see a peer's own address: doors.tun.TunDoor."""
+
+    def own_ip(self, source_ip: str) -> str:
+        """Where the services are met; raises OSError."""
+
+    async def dial(self, source_ip: str, port: int) -> socket.socket:
+        """A connection; raises OSError."""
+
+    def datagrams_from(self, source_ip: str, port: int) -> Service:
+        """Datagrams; raises OSError."""
+
+
 class ServeDoor:
-    """Dials the service each flow asks for; a coroutine per flow lives as long as the flow, and its caller owns it."""
+    """Dials the service each flow asks for; a coroutine per flow lives as long as the flow, and its caller owns it.
+
+    With `inside`, services are first dialled there, as the peer's addresses (`source_ips`).
+    """
 
     def __init__(self, policy: Policy, own: OwnListeners, beyond: Beyond) -> None:
         self._policy = policy
@@ -85,6 +107,7 @@ class ServeDoor:
         self._addresses: list[str] = []
         self._addresses_until = 0.0
         self._services: dict[TcpDuplex, str] = {}
+        self.inside: Inside | None = None
 
     def network_changed(self) -> None:
         """Break what was dialled at an address that is gone: it would wait for an answer for a quarter of an hour."""
@@ -97,10 +120,10 @@ class ServeDoor:
             if ip not in here and not ip_address(ip).is_loopback:
                 service.lose(OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)))
 
-    async def serve_tcp(self, incoming: IncomingTcp) -> None:
+    async def serve_tcp(self, incoming: IncomingTcp, source_ips: Sequence[str] = ()) -> None:
         """Refuse the flow, or splice it with the service until both have ended; cancelled, it resets both."""
         try:
-            service = await self._dial(incoming)
+            service = await self._dial(incoming, source_ips)
         except FlowError as error:
             _log.info("refused %s: %s", incoming.peer_name, error)
             incoming.refuse(error.status)
@@ -116,7 +139,7 @@ class ServeDoor:
         finally:
             del self._services[service]
 
-    async def serve_udp(self, incoming: IncomingUdp) -> None:
+    async def serve_udp(self, incoming: IncomingUdp, source_ips: Sequence[str] = ()) -> None:
         """The same for datagrams, until the flow ends or is idle for 60 s."""
         try:
             candidates = await self._candidates(incoming, udp=True)
@@ -125,15 +148,16 @@ class ServeDoor:
             incoming.refuse(error.status)
             return
         with suppress(FlowLost):
-            await ServedUdp(incoming.accept(), candidates, self._own).run()
+            await ServedUdp(incoming.accept(), candidates, self._own, first=self._inner_udp(incoming, source_ips)).run()
 
-    async def _dial(self, incoming: Incoming) -> TcpDuplex:
+    async def _dial(self, incoming: Incoming, source_ips: Sequence[str]) -> TcpDuplex:
         errors: list[FlowError] = []
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                for address in await self._candidates(incoming, udp=False):
+                outer = [(address, _dialling(address)) for address in await self._candidates(incoming, udp=False)]
+                for address, connect in [*self._inner_tcp(incoming, source_ips), *outer]:
                     try:
-                        return TcpDuplex(await dial(address, _LOOPBACK_ALIAS if address.ip == _LOOPBACK_ALIAS else ""))
+                        return TcpDuplex(await connect())
                     except OSError as error:
                         errors.append(dial_error(address, error))
         except TimeoutError as error:
@@ -159,9 +183,39 @@ class ServeDoor:
             raise FlowError(Status.POLICY, f"port {port} is pvpn's own")
         return allowed
 
+    def _inner_tcp(self, incoming: Incoming, source_ips: Sequence[str]) -> list[tuple[Address, _Connect]]:
+        inside = self.inside
+        if inside is None:
+            return []
+        places = self._inner_places(inside, incoming, source_ips, udp=False)
+        return [(address, partial(inside.dial, ip, incoming.port)) for address, ip in places]
+
+    def _inner_udp(self, incoming: Incoming, source_ips: Sequence[str]) -> list[Callable[[], Service]]:
+        inside = self.inside
+        if inside is None:
+            return []
+        places = self._inner_places(inside, incoming, source_ips, udp=True)
+        return [partial(inside.datagrams_from, ip, incoming.port) for _, ip in places]
+
+    def _inner_places(
+        self, inside: Inside, incoming: Incoming, source_ips: Sequence[str], udp: bool
+    ) -> list[tuple[Address, str]]:
+        """Where a service of this host is met inside, and as whose address."""
+        found: list[tuple[Address, str]] = []
+        for ip in source_ips if not incoming.host else ():
+            with suppress(OSError):
+                address = Address(inside.own_ip(ip), incoming.port)
+                if not self._own.forbids(address, udp):
+                    found.append((address, ip))
+        return found
+
     def _host_addresses(self) -> list[str]:
         now = asyncio.get_running_loop().time()
         if now >= self._addresses_until:
             self._addresses = host_addresses()
             self._addresses_until = now + ADDRESSES_KEPT_S
         return self._addresses
+
+
+def _dialling(address: Address) -> _Connect:
+    return partial(dial, address, _LOOPBACK_ALIAS if address.ip == _LOOPBACK_ALIAS else "")

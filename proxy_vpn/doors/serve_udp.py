@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.doors.own import OwnListeners
@@ -13,25 +15,42 @@ IDLE_S = 60.0
 _PREFERRED_BY_LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
+class Service(DatagramFlow, Protocol):
+    """Datagrams to and from a service of this host; doors.udp.UdpSocket is one."""
+
+    on_refused: Callable[[], None] | None
+
+    @property
+    def bound(self) -> Address | None:
+        """The address it occupies itself, if any."""
+
+
 class ServedUdp:
     """Relays between `flow` and the service at one of `candidates`.
 
     Until the service has answered, an ICMP refusal moves on to the next address and sends the last datagram there.
+    `first`: ways to the service that are tried before the addresses; each may raise OSError.
     """
 
     def __init__(
-        self, flow: DatagramFlow, candidates: Sequence[Address], own: OwnListeners, idle_s: float = IDLE_S
+        self,
+        flow: DatagramFlow,
+        candidates: Sequence[Address],
+        own: OwnListeners,
+        idle_s: float = IDLE_S,
+        first: Sequence[Callable[[], Service]] = (),
     ) -> None:
         self._flow = flow
-        self._candidates = candidates
         self._own = own
-        self._siblings = frozenset(address.ip for address in candidates) | _PREFERRED_BY_LOOPBACK
+        siblings = frozenset(address.ip for address in candidates) | _PREFERRED_BY_LOOPBACK
+        sockets = (partial(UdpSocket, address, siblings) for address in candidates)
+        self._ways: list[Callable[[], Service]] = [*first, *sockets]
         self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._used = self._loop.time()
         self._index = 0
-        self._socket: UdpSocket | None = None
+        self._service: Service | None = None
         self._last = b""
         self._answered = False
 
@@ -54,11 +73,11 @@ class ServedUdp:
     def _to_service(self, payload: bytes) -> None:
         self._used = self._loop.time()
         self._last = payload
-        if self._socket is None:
+        if self._service is None:
             self._index = 0
             self._connect()
-        if self._socket is not None:
-            self._socket.send(payload)
+        if self._service is not None:
+            self._service.send(payload)
 
     def _to_peer(self, payload: bytes) -> None:
         self._used = self._loop.time()
@@ -72,27 +91,29 @@ class ServedUdp:
     def _connect(self) -> None:
         """Connect to the first address from `_index` on that can be; with none left, the next datagram starts over."""
         self._disconnect()
-        while self._index < len(self._candidates):
+        while self._index < len(self._ways):
             try:
-                self._socket = UdpSocket(self._candidates[self._index], self._siblings)
+                self._service = self._ways[self._index]()
             except OSError:
                 self._index += 1
                 continue
-            self._own.add(self._socket.bound, udp=True)  # unconnected: it hears whoever sends there
-            self._socket.on_datagram = self._to_peer
-            self._socket.on_refused = self._refused
+            if self._service.bound is not None:
+                self._own.add(self._service.bound, udp=True)  # unconnected: it hears whoever sends there
+            self._service.on_datagram = self._to_peer
+            self._service.on_refused = self._refused
             return
 
     def _disconnect(self) -> None:
-        if self._socket is not None:
-            self._own.discard(self._socket.bound, udp=True)
-            self._socket.close()
-            self._socket = None
+        if self._service is not None:
+            if self._service.bound is not None:
+                self._own.discard(self._service.bound, udp=True)
+            self._service.close()
+            self._service = None
 
     def _refused(self) -> None:
         if self._answered:
             return
         self._index += 1
         self._connect()
-        if self._socket is not None:
-            self._socket.send(self._last)
+        if self._service is not None:
+            self._service.send(self._last)

@@ -21,7 +21,8 @@ K = TypeVar("K", bound=Hashable)
 class UdpSessions(Generic[K]):
     """Sends each key's datagrams through its own flow; what comes back goes to `deliver(key, payload)`.
 
-    At most `limit` flows: the one unused longest makes room. One unused for `idle_s` is closed.
+    At most `limit` flows: the one unused longest makes room. One unused for `idle_s` is closed. `failed` hears why a
+    flow could not be opened.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class UdpSessions(Generic[K]):
         deliver: Callable[[K, bytes], None],
         limit: int,
         idle_s: float = IDLE_S,
+        failed: Callable[[K, FlowError], None] | None = None,
     ) -> None:
         self._open_flow = open_flow
+        self._failed = failed
         self._deliver = deliver
         self._limit = limit
         self._idle_s = idle_s
@@ -86,6 +89,8 @@ class UdpSessions(Generic[K]):
         except FlowError as error:
             _log.info("no UDP flow: %s", error)
             session.fail(self._loop.time())
+            if self._failed is not None:
+                self._failed(key, error)
             return
         except Exception:
             # The edge to the rest of the process: a datagram may be lost, the door may not.

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Protocol
 
 from proxy_vpn import __version__
@@ -86,6 +87,7 @@ class World:
     local_addresses: Callable[[], list[Address]]
     tap: Tap = field(default_factory=Tap)
     networks_in_use: list[Network] = field(default_factory=list)
+    virtual: list[VirtualNetwork] = field(default_factory=list)
 
 
 class Mesh:
@@ -98,6 +100,7 @@ class Mesh:
         self.roster = Roster(key.name, name)
         self.virtual = VirtualNetwork(key, identity.id, world.networks_in_use)
         world.networks_in_use.append(self.virtual.v4)
+        world.virtual.append(self.virtual)
         self.boot = world.entropy(BOOT_BYTES)
         self.clock_offset_s: float | None = None
         self._world = world
@@ -147,6 +150,11 @@ class Mesh:
         self.leads_to: tuple[Routes, ...] = ()
 
     # --- what the node and the doors ask for -------------------------------------------------------------------
+
+    def is_virtual(self, address: Address) -> bool:
+        """Whether it lies in a network of ours: nobody is reached there but through ourselves."""
+        ip = ip_address(address.ip)
+        return any(ip in virtual for virtual in self._world.virtual)
 
     def any_peer_live(self) -> bool:
         return any(session.state is State.LIVE for session in self._sessions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from proxy_vpn.addresses import NETWORK_SUFFIX, Target, valid_name
 from proxy_vpn.errors import FlowError, Status
@@ -16,6 +17,7 @@ from proxy_vpn.mesh.flow import Flow, UdpFlow
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.routes import Ways
+from proxy_vpn.mesh.virtual import Addresses
 from proxy_vpn.ranges import IP, parse_ip
 
 START_S = 15.0
@@ -80,6 +82,15 @@ class Router:
             if device is not None and (peer := mesh.roster.get(device)) is not None:
                 return f"{peer.name}.{mesh.key.name}{NETWORK_SUFFIX}"
         return None
+
+    def addresses(self, name: str) -> Addresses | None:
+        """The virtual addresses that a name stands for, this machine's own too; None if it is nobody's."""
+        with suppress(FlowError):
+            found = self.find(name)
+            return None if found is None else found[0].virtual.of(found[1].identity)
+        label, _, network = name.lower().rstrip(".").removesuffix(NETWORK_SUFFIX).partition(".")
+        own = (mesh for mesh in self._meshes if mesh.name == label and network in ("", mesh.key.name))
+        return next((mesh.virtual.own for mesh in own), None)
 
     def _find_label(self, label: str, meshes: Sequence[Mesh]) -> tuple[Mesh, Peer] | None:
         found = [(mesh, peer) for mesh in meshes if (peer := mesh.roster.find(label)) is not None]

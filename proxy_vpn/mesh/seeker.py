@@ -42,6 +42,8 @@ class SeekerOwner(SessionMaker, Protocol):
 
     def any_peer_live(self) -> bool: ...
 
+    def is_virtual(self, address: Address) -> bool: ...
+
     def live_addresses(self) -> set[Address]: ...
 
     def boot_seen(self, identity: bytes, boot: bytes) -> bool:
@@ -107,6 +109,8 @@ class Seeker:
 
     def found(self, address: Address, source: Source, scope: Scope = Scope.LOOPBACK, identity: bytes = b"") -> None:
         """A peer may be there."""
+        if self._owner.is_virtual(address):
+            return
         if self.book.add(address, self._now(), identity=identity, source=source, scope=scope):
             whose = f"device {short_id(identity)}" if identity else "a peer"
             _log.info("%s: %s may be at %s (source: %s)", self._network, whose, address, source.name.lower())

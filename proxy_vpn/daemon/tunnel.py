@@ -1,0 +1,106 @@
+"""The TUN device of `pvpn run --tun`: made while this process may still do everything; after that it may not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
+from typing import Final
+
+from proxy_vpn.doors import capabilities
+from proxy_vpn.doors.dns_elsewhere import HostResolver
+from proxy_vpn.doors.tun_device import TunDevice
+from proxy_vpn.doors.tun_setup import TunPlan, set_up
+from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.mesh.mesh import Mesh
+from proxy_vpn.mesh.names import Router
+from proxy_vpn.ranges import parse_ip
+
+RESOLVED: Final = Path("/run/systemd/resolve")
+RESOLVECTL_S: Final = 5.0
+_log = logging.getLogger(__name__)
+
+
+def plan(meshes: Sequence[Mesh]) -> TunPlan:
+    """An interface with this machine's addresses in all networks."""
+    addresses: list[IPv4Interface | IPv6Interface] = []
+    dns: list[str] = []
+    for virtual in (mesh.virtual for mesh in meshes):
+        addresses.append(IPv4Interface((virtual.own.v4, virtual.v4.prefixlen)))
+        addresses.append(IPv6Interface((virtual.own.v6, virtual.v6.prefixlen)))
+        dns += [str(virtual.dns.v4), str(virtual.dns.v6)]
+    return TunPlan(tuple(addresses), dns=tuple(dns))
+
+
+async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
+    """`set_up` in a thread that has ended when it is done: no thread may keep what `drop_privileges` gives up."""
+    with ThreadPoolExecutor(1) as thread:
+        return await asyncio.get_running_loop().run_in_executor(thread, set_up, plan)
+
+
+def drop_privileges(state: Path) -> None:
+    """Keep nothing but low ports, and a state directory that is another user's (sudo); before threads are started."""
+    keep = capabilities.NET_BIND_SERVICE
+    if state.stat().st_uid != os.geteuid():
+        keep |= capabilities.DAC_OVERRIDE
+    try:
+        capabilities.keep_only(keep)
+    except OSError as error:
+        _log.warning("privileges can't be given up: %s", error.strerror)
+
+
+async def tell_resolved(name: str, dns: Sequence[str]) -> bool:
+    """Let systemd-resolved ask us about .pvpn, and forget it with the interface; False where it doesn't run."""
+    program = shutil.which("resolvectl")
+    if program is None or not RESOLVED.is_dir():
+        return False
+    for words in (("dns", name, *dns), ("domain", name, "~pvpn"), ("default-route", name, "no")):
+        try:
+            process = await asyncio.create_subprocess_exec(
+                program, *words, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+            )
+            async with asyncio.timeout(RESOLVECTL_S):
+                if await process.wait() != 0:
+                    return False
+        except (OSError, TimeoutError):
+            return False
+    return True
+
+
+class PeerZone:
+    """The names that a TUN's name server knows (doors.dns_server.Zone): those of the Router."""
+
+    def __init__(self, router: Router, meshes: Sequence[Mesh]) -> None:
+        self._router = router
+        self._meshes = meshes
+        self._resolver = HostResolver(self.covers)
+
+    def addresses(self, name: str) -> tuple[str, ...] | None:
+        found = self._router.addresses(name)
+        return None if found is None else (str(found.v4), str(found.v6))
+
+    def name_at(self, ip: str) -> str | None:
+        parsed = parse_ip(ip)
+        return None if parsed is None else self._router.name_at(parsed)
+
+    def covers(self, ip: str) -> bool:
+        parsed = parse_ip(ip)
+        return parsed is not None and any(parsed in mesh.virtual for mesh in self._meshes)
+
+    async def elsewhere(self, query: bytes) -> bytes | None:
+        return await self._resolver.ask(query)
+
+
+async def echo(router: Router, ip: str) -> float:
+    """A peer's round trip in seconds, by its virtual address; raises FlowError."""
+    found = router.find(ip)
+    if found is None:
+        raise FlowError(Status.POLICY, f"{ip} is no peer, and only peers are pinged", "see 'pvpn peers'")
+    rtt_s, _ = await found[0].ping(found[1])
+    return rtt_s

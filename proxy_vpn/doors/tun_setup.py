@@ -1,0 +1,90 @@
+"""A TUN device with its addresses and routes, and the listeners that its translated connections meet (Linux)."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import Final
+
+from proxy_vpn.doors.tun_device import TunDevice
+from proxy_vpn.errors import StateError
+
+# IPv6's least: a datagram of this size crosses most paths as one, and TCP never meets it (it ends at the device).
+MTU: Final = 1280
+DEVICE_NAME: Final = "pvpn%d"
+_BACKLOG: Final = 1024
+_NOT_GENERATED: Final = 1  # IN6_ADDR_GEN_MODE_NONE: no link-local address, and no solicitations from it
+
+
+@dataclass(frozen=True)
+class TunPlan:
+    """An interface to be: `addresses` are this machine's own, whose networks are reached through it; `routes` too."""
+
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    routes: tuple[IPv4Network | IPv6Network, ...] = ()
+    dns: tuple[str, ...] = ()
+    name: str = DEVICE_NAME
+    mtu: int = MTU
+
+
+def set_up(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
+    """Make the interface in this thread's network namespace, and a listener on each of its addresses.
+
+    Blocking, and not for a thread whose event loop runs. All of it goes when the descriptors are closed, also by
+    kill -9. Raises StateError.
+    """
+    device = TunDevice.create(plan.name)
+    listeners: list[socket.socket] = []
+    try:
+        _configure(device.name, plan)
+        for address in plan.addresses:
+            listeners.append(_listener(str(address.ip)))
+    except BaseException:
+        device.close()
+        for listener in listeners:
+            listener.close()
+        raise
+    return device, listeners
+
+
+def _configure(name: str, plan: TunPlan) -> None:
+    from pyroute2 import IPRoute  # takes an eighth of a second to load
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as netlink:
+            index = netlink.link_lookup(ifname=name)[0]
+            netlink.link("set", index=index, mtu=plan.mtu, IFLA_AF_SPEC=_no_link_local())
+            netlink.link("set", index=index, state="up")
+            for address in plan.addresses:
+                netlink.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+            for route in plan.routes:
+                netlink.route("add", dst=str(route), oif=index, family=_family(route.version))
+    except NetlinkError as error:
+        raise StateError(f"the interface {name} can't be set up: {error}", "is IPv6 switched off here?") from None
+    except OSError as error:
+        what = f"the interface {name} can't be set up: {error.strerror}"
+        raise StateError(what, "pvpn needs CAP_NET_ADMIN") from None
+
+
+def _no_link_local() -> dict[str, object]:
+    attributes = [("IFLA_INET6_ADDR_GEN_MODE", _NOT_GENERATED)]
+    return {"attrs": [("AF_INET6", {"attrs": attributes})]}
+
+
+def _listener(ip: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind((ip, 0))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise StateError(f"can't listen on {ip}: {error.strerror}", "try again") from None
+    return sock
+
+
+def _family(version: int) -> int:
+    return int(socket.AF_INET6 if version == 6 else socket.AF_INET)

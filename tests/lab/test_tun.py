@@ -1,0 +1,83 @@
+"""Whole daemons with TUN devices: programs that know nothing of proxies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.lab.daemon import SOCKS_PORT, Daemon
+from tests.lab.hosts import Lab
+from tests.lab.scenes import curl, serve_web, two_peers
+
+
+@pytest.fixture(autouse=True)
+def needs_root(lab: Lab) -> None:
+    if lab.rootless:
+        pytest.skip("a TUN device needs root")
+
+
+def addresses(daemon: Daemon) -> tuple[str, str]:
+    """Its own, IPv4 and IPv6."""
+    own = json.loads(daemon.pvpn("status", "--json").stdout)["networks"][0]
+    return own["ipv4"], own["ipv6"]
+
+
+@pytest.mark.parametrize(("a", "b"), [(["--tun"], ["--tun"]), (["--tun"], []), ([], ["--tun"])])
+def test_programs_reach_services_by_address(
+    lab: Lab, key: Path, tmp_path: Path, a: Sequence[str], b: Sequence[str]
+) -> None:
+    peer_a, peer_b = two_peers(lab, key, a, b)
+    serve_web(peer_b.host, tmp_path / "web")
+    v4, v6 = addresses(peer_b)
+    way = () if a else ("-x", f"socks5h://127.0.0.1:{SOCKS_PORT}")
+    assert curl(peer_a.host, *way, f"http://{v4}:8000/hello") == "hello from b"
+    assert curl(peer_a.host, *way, f"http://[{v6}]:8000/hello") == "hello from b"
+
+
+def test_ping_and_names(lab: Lab, key: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
+    server = json.loads(peer_a.pvpn("status", "--json").stdout)["networks"][0]["range4"].replace(".0.0/16", ".0.53")
+
+    def dig(*words: str) -> list[str]:
+        return peer_a.host.run(["dig", "+short", "+time=5", "+tries=1", f"@{server}", *words]).stdout.split()
+
+    v4, v6 = addresses(peer_b)
+    for name in ("peer-b", "peer-b.pvpn", "PEER-B.home.pvpn"):
+        assert (dig(name, "A"), dig(name, "AAAA")) == ([v4], [v6])
+    assert dig("-x", v4) == dig("-x", v6) == ["peer-b.home.pvpn."]
+    assert dig("peer-a", "A") == [addresses(peer_a)[0]]
+    assert "NXDOMAIN" in peer_a.host.run(["dig", f"@{server}", "nobody.pvpn"]).stdout
+    for ip in (v4, v6, server):
+        said = peer_a.host.run(["ping", "-c", "3", "-i", "0.2", "-w", "10", ip]).stdout
+        assert "3 received" in said, said
+    peer_b.stop()
+    peer_a.wait_for("^- peer-b")
+    lost = peer_a.host.run(["ping", "-c", "1", "-w", "10", v4], check=False)
+    assert "Unreachable" in lost.stdout, lost.stdout
+
+
+def test_services_see_the_peer_and_refusals_are_refusals(lab: Lab, key: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
+    peer_b.host.popen(["socat", "TCP-LISTEN:7001,fork,reuseaddr", "SYSTEM:echo $SOCAT_PEERADDR"])
+    peer_b.host.popen(["socat", "UDP-RECVFROM:7002,fork", "SYSTEM:echo $SOCAT_PEERADDR"])
+    v4 = addresses(peer_b)[0]
+    own = addresses(peer_a)[0]
+    assert peer_a.host.run(["socat", "-T5", "STDIO", f"TCP:{v4}:7001"]).stdout.strip() == own
+    refused = peer_a.host.run(["socat", "-", f"TCP:{v4}:7999"], check=False)
+    assert "Connection refused" in refused.stderr
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_iperf3(lab: Lab, key: Path, family: int) -> None:
+    peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
+    peer_b.host.popen(["iperf3", "-s", "--forceflush"]).wait_for("listening")
+    there = addresses(peer_b)[0 if family == 4 else 1]
+    for way in ([], ["-R"]):
+        said = json.loads(peer_a.host.run(["iperf3", "-J", "-c", there, "-t", "3", *way], timeout_s=30).stdout)
+        print(way, said["end"]["sum_received"]["bits_per_second"] / 1e6)
+    said = json.loads(peer_a.host.run(["iperf3", "-J", "-u", "-b", "5M", "-l", "1100", "-c", there, "-t", "2"]).stdout)
+    print(said["end"]["sum"])
+    assert said["end"]["sum"]["lost_percent"] < 5
