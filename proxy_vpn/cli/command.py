@@ -16,6 +16,7 @@ import click
 
 from proxy_vpn import __version__
 from proxy_vpn.cli.capture import capture
+from proxy_vpn.cli.exec import exec_command
 from proxy_vpn.cli.keys import key, keygen
 from proxy_vpn.cli.requests import connect, doctor, expose, forget, forward, peers, ping, status
 from proxy_vpn.cli.run import demo, run
@@ -52,7 +53,12 @@ def version() -> None:
     click.echo(f"pvpn {__version__}")
 
 
-for command in (keygen, key, run, forward, connect, expose, forget, status, doctor, peers, ping, capture, demo):
+COMMANDS = (
+    *(keygen, key, run, demo),
+    *(forward, connect, exec_command, expose),
+    *(status, doctor, peers, ping, capture, forget),
+)
+for command in COMMANDS:
     cli.add_command(command)
 cli.add_command(doctor, "netcheck")
 

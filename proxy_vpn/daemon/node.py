@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
@@ -36,12 +37,15 @@ from proxy_vpn.daemon.warnings import Warnings
 from proxy_vpn.doors.beyond import Beyond
 from proxy_vpn.doors.direct import Direct
 from proxy_vpn.doors.forward import ForwardDoor
+from proxy_vpn.doors.namespace import Inside, NamespaceDoor
+from proxy_vpn.doors.namespace_wire import Wish
 from proxy_vpn.doors.outgoing import Outgoing
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.proxy import ProxyDoor
 from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.streams import open_streams
 from proxy_vpn.doors.tun import TunDoor
+from proxy_vpn.doors.tun_setup import TunPlan
 from proxy_vpn.errors import FlowError, PvpnError, StateError, Status, UsageError
 from proxy_vpn.keys import NetworkKey
 from proxy_vpn.mesh.flow import PROCESS_GROWTH_LIMIT_BYTES, Budget
@@ -194,6 +198,11 @@ class Node:
             self.proxies.append(str(where))
             if isinstance(where, Address) and (warning := open_door(where, "proxy")):
                 self.warnings.add(warning)
+        if sys.platform == "linux":
+            sockets.prepare(self.state.exec_socket)
+            namespaces = NamespaceDoor(str(self.state.exec_socket), self._plan_inside, self._door_inside, self.own)
+            await namespaces.start()
+            self._stack.push_async_callback(namespaces.close)
         sockets.prepare(self.state.proxy_socket)
         await self._open_proxy(ProxyDoor(self.router, str(self.state.proxy_socket), None, self.own))
         for spec in self.settings.forwards:
@@ -213,6 +222,17 @@ class Node:
         await self.tun.start()
         self._serve.inside = self.tun
         self.resolved_asks = await tunnel.tell_resolved(device.name, plan.dns)
+
+    def _plan_inside(self, wish: Wish) -> TunPlan:
+        return tunnel.enclosed_plan(self._meshes(wish.net), wish.only_peers)
+
+    def _door_inside(self, inside: Inside) -> TunDoor:
+        """For a command of `pvpn exec`."""
+        direct = Direct(self.own) if self.settings.direct and not inside.wish.only_peers else None
+        zone = tunnel.PeerZone(self.router, self.meshes, inside.wish.only_peers)
+        ping = partial(tunnel.echo, self.router)
+        outgoing = Outgoing(self.router, direct)
+        return TunDoor(inside.device, inside.listeners, inside.plan, outgoing, ping, zone, self.own)
 
     async def _open_proxy(self, door: ProxyDoor) -> Address | str:
         where = await door.start()

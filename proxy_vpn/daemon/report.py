@@ -42,6 +42,7 @@ def status(node: Node) -> DaemonStatus:
         listen=tuple(str(address) for address in node.demux.addresses),
         proxies=tuple(node.proxies),
         interface=node.tun.name if node.tun else "",
+        interface_flows=node.tun.flows if node.tun else 0,
         networks=tuple(_network(node, mesh) for mesh in node.meshes),
         forwards=node.forwards(),
         expose=expose(node),

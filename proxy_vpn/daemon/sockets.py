@@ -1,8 +1,8 @@
 """Unix sockets of a running process: where they are, for the process and for the CLI alike.
 
-They lie in the state directory, `control.sock` and `proxy.sock`. A path longer than the kernel allows moves to a
-directory named after its hash below /tmp: 0700 and ours, or it is not used. (Not the runtime directory: it comes
-and goes with logins, and a service and a shell must find the same place.)
+They lie in the state directory, `control.sock`, `proxy.sock` and `exec.sock`. A path longer than the kernel allows
+moves to a directory named after its hash below /tmp: 0700 and ours, or it is not used. (Not the runtime directory: it
+comes and goes with logins, and a service and a shell must find the same place.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from proxy_vpn.errors import StateError
 MAX_UNIX_PATH_BYTES: Final = 107
 CONTROL_SOCKET: Final = "control.sock"
 PROXY_SOCKET: Final = "proxy.sock"
+EXEC_SOCKET: Final = "exec.sock"
 
 
 def default_state_directory() -> Path:
@@ -38,6 +39,11 @@ def control_socket(state: Path | None = None) -> Path:
 def proxy_socket(state: Path | None = None) -> Path:
     """Where the process with this state directory serves its proxy to this user."""
     return socket_path(state or default_state_directory(), PROXY_SOCKET)
+
+
+def exec_socket(state: Path | None = None) -> Path:
+    """Where the process with this state directory takes in the networks of `pvpn exec`."""
+    return socket_path(state or default_state_directory(), EXEC_SOCKET)
 
 
 def socket_path(directory: Path, name: str) -> Path:

@@ -3,7 +3,7 @@
     lock                          flock; holds the process id
     process.json                  how often it was started, the UDP port it chose
     dht.json                      verified DHT nodes, so that a restart needs no bootstrap host
-    control.sock proxy.sock       see sockets
+    control.sock proxy.sock       see sockets; exec.sock too
     networks/<network id>/
         identity                  this device's seed, 0600
         peers.json                known peers with their last addresses, and pins (name to identity)
@@ -152,6 +152,10 @@ class StateDirectory:
     @property
     def proxy_socket(self) -> Path:
         return sockets.proxy_socket(self.path)
+
+    @property
+    def exec_socket(self) -> Path:
+        return sockets.exec_socket(self.path)
 
     def load_dht(self) -> dict[str, Any]:
         """What the DHT exported last (see dht.saved), as it takes it."""

@@ -109,7 +109,7 @@ class DhtStatus(msgspec.Struct, frozen=True, kw_only=True):
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to GET /v1/status; `started` in Unix seconds, `listen` the UDP sockets, `proxies` SOCKS and HTTP.
 
-    `interface`: the TUN device's name.
+    `interface`: the TUN device's name, `interface_flows` what is open through it.
     """
 
     schema: int = SCHEMA
@@ -122,6 +122,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     listen: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
     interface: str = ""
+    interface_flows: int = 0
     networks: tuple[NetworkStatus, ...] = ()
     forwards: tuple[ForwardStatus, ...] = ()
     expose: ExposeStatus = ExposeStatus()

@@ -9,7 +9,8 @@ import shutil
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Interface, IPv6Interface
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,12 @@ def plan(meshes: Sequence[Mesh]) -> TunPlan:
         addresses.append(IPv6Interface((virtual.own.v6, virtual.v6.prefixlen)))
         dns += [str(virtual.dns.v4), str(virtual.dns.v6)]
     return TunPlan(tuple(addresses), dns=tuple(dns))
+
+
+def enclosed_plan(meshes: Sequence[Mesh], only_peers: bool) -> TunPlan:
+    """The same for a command of `pvpn exec`, which has no other way out than this process."""
+    everything: list[IPv4Network | IPv6Network] = [IPv4Network("0.0.0.0/0"), IPv6Network("::/0")]
+    return replace(plan(meshes), name="pvpn0", routes=() if only_peers else tuple(everything))
 
 
 async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
@@ -76,10 +83,10 @@ async def tell_resolved(name: str, dns: Sequence[str]) -> bool:
 class PeerZone:
     """The names that a TUN's name server knows (doors.dns_server.Zone): those of the Router."""
 
-    def __init__(self, router: Router, meshes: Sequence[Mesh]) -> None:
+    def __init__(self, router: Router, meshes: Sequence[Mesh], only_peers: bool = False) -> None:
         self._router = router
         self._meshes = meshes
-        self._resolver = HostResolver(self.covers)
+        self._resolver = None if only_peers else HostResolver(self.covers)
 
     def addresses(self, name: str) -> tuple[str, ...] | None:
         found = self._router.addresses(name)
@@ -94,7 +101,7 @@ class PeerZone:
         return parsed is not None and any(parsed in mesh.virtual for mesh in self._meshes)
 
     async def elsewhere(self, query: bytes) -> bytes | None:
-        return await self._resolver.ask(query)
+        return None if self._resolver is None else await self._resolver.ask(query)
 
 
 async def echo(router: Router, ip: str) -> float:

@@ -25,10 +25,11 @@ def held() -> tuple[int, int]:
     return int(fields.get("CapEff", "0"), 16), int(fields.get("CapBnd", "0"), 16)
 
 
-def keep_only(wanted: int) -> None:
+def keep_only(wanted: int, for_programs: int = 0) -> None:
     """Give up all others, for this thread, what it starts later, and every program it executes; Linux, else nothing.
 
-    Threads that run already keep theirs: so before there are any. Raises OSError.
+    `for_programs`: those that a program may still get from its file. Threads that run already keep theirs: so before
+    there are any. Raises OSError.
     """
     if sys.platform != "linux":
         return
@@ -36,7 +37,7 @@ def keep_only(wanted: int) -> None:
     keep = effective & wanted
     libc = ctypes.CDLL(None, use_errno=True)
     for number in range(_ALL):
-        if bounding >> number & 1 and not keep >> number & 1 and libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
+        if (bounding & ~(keep | for_programs)) >> number & 1 and libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
             break  # not allowed to: then a program that it executes gets none that it hasn't anyway
     header = struct.pack("=Ii", _VERSION_3, 0)
     halves = (keep & 0xFFFFFFFF, keep >> 32)

@@ -39,7 +39,7 @@ class Zone(Protocol):
 
 async def answer(query: bytes, zone: Zone) -> bytes | None:
     """The response to a query; None for what is no query. The first call imports scapy."""
-    from scapy.layers.dns import DNS
+    from scapy.layers.dns import DNS, DNSQR
 
     if not 12 <= len(query) <= MAX_QUERY_BYTES:
         return None
@@ -54,7 +54,7 @@ async def answer(query: bytes, zone: Zone) -> bytes | None:
         return None
     if message.opcode != _QUERY:
         return _response(message, [], _NOT_IMPLEMENTED)
-    if len(asked) != 1 or not isinstance(asked[0].qname, bytes):
+    if len(asked) != 1 or not isinstance(asked[0], DNSQR):
         return _response(message, [], _FORMAT_ERROR)
     name = asked[0].qname.decode("ascii", "replace").rstrip(".").lower()
     if name.count(".") >= MAX_LABELS:

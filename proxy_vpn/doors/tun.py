@@ -69,9 +69,9 @@ class TunDoor:
         return self._device.name
 
     @property
-    def connections(self) -> int:
-        """Open TCP connections and UDP flows."""
-        return len(self._tcp.table) + len(self._udp)
+    def flows(self) -> int:
+        """TCP connections and UDP flows that are open, or opening."""
+        return len(self._tcp.table) + self._tcp.opening + len(self._udp)
 
     async def start(self) -> None:
         """Read from now on."""

@@ -29,6 +29,7 @@ class TunDevice:
     def __init__(self, fd: int, name: str) -> None:
         self.name = name
         self._fd = fd
+        os.set_blocking(fd, False)
 
     @classmethod
     def create(cls, name: str) -> TunDevice:
