@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DHT_ANSWERS_WITHIN_S: Final = 15.0
 LOOK_EVERY_S: Final = 1.0
 NAMES_SAID: Final = 4
+NEW_S: Final = 30.0
+LATE_PATIENCE_S: Final = 5.0
 DHT_SILENT: Final = "the DHT does not answer - is UDP blocked? peers at --peer addresses are still found"
 
 
@@ -43,6 +45,7 @@ class Told:
     """What the user has heard of one network's peers that are not reached."""
 
     _peers: set[bytes] = field(default_factory=set)
+    _began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     _strangers_since: float | None = None
     _strangers_told: bool = False
 
@@ -65,7 +68,9 @@ class Told:
             self._strangers_since = None
             return ""
         self._strangers_since = now if self._strangers_since is None else self._strangers_since
-        if self._strangers_told or self._peers or now - self._strangers_since < UNREACHED_AFTER_S:
+        # Who was alone for long is the one who hears late: the other has been trying for a while.
+        patience_s = UNREACHED_AFTER_S if self._strangers_since - self._began < NEW_S else LATE_PATIENCE_S
+        if self._strangers_told or self._peers or now - self._strangers_since < patience_s:
             return ""
         self._strangers_told = True
         return no_answer(count)
@@ -97,8 +102,11 @@ def unanswered(node: Node, mesh: Mesh) -> int:
     """
     own = set(mesh.own_addresses())
     known = {address for peer in mesh.roster for address in peer.addresses} | mesh.live_addresses()
-    # Before a NAT of ours the DHT goes on naming ports that we had: what it names there is mostly ourselves.
-    outside = set(node.discovery.dht.status().external_ips) if node.discovery.dht else set()
-    outside -= {address.ip for address in node.demux.addresses}
+    # Before a NAT that gives us many ports, what the DHT names there is mostly ourselves; else who shares the NAT.
+    outside: set[str] = set()
+    if node.discovery.dht:
+        dht = node.discovery.dht.status()
+        agreed = {address.ip for address in (dht.external4, dht.external6) if address}
+        outside = set(dht.external_ips) - agreed - {address.ip for address in node.demux.addresses}
     found = mesh.seeker.book.ownerless(asyncio.get_running_loop().time())
     return len({address.ip for address in found - own - known} - outside)

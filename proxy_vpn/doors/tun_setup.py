@@ -14,6 +14,7 @@ from proxy_vpn.errors import StateError
 MTU: Final = 1280
 DEVICE_NAME: Final = "pvpn%d"
 _BACKLOG: Final = 1024
+_NO_DETECTION: Final = 2  # IFA_F_NODAD: nobody else can have it, and until the kernel knows that it can't be bound
 _NOT_GENERATED: Final = 1  # IN6_ADDR_GEN_MODE_NONE: no link-local address, and no solicitations from it
 
 
@@ -58,7 +59,9 @@ def _configure(name: str, plan: TunPlan) -> None:
             netlink.link("set", index=index, mtu=plan.mtu, IFLA_AF_SPEC=_no_link_local())
             netlink.link("set", index=index, state="up")
             for address in plan.addresses:
-                netlink.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+                flags = _NO_DETECTION if address.version == 6 else 0
+                prefix = address.network.prefixlen
+                netlink.addr("add", index=index, address=str(address.ip), prefixlen=prefix, flags=flags)
             for route in plan.routes:
                 netlink.route("add", dst=str(route), oif=index, family=_family(route.version))
     except NetlinkError as error:

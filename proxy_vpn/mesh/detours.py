@@ -90,7 +90,9 @@ class Detours:
 
     def _search(self, peer: Peer, relays: list[Session], now: float) -> bool:
         """Ask the nearest members for this peer if it is due, or if one has come that was not asked."""
-        search = self._searches.setdefault(peer.identity, _Search(now + FIRST_S))
+        # Whoever was there a moment ago has flows that wait.
+        first_s = FIRST_S if self._live_session(peer.identity) is None else 0.0
+        search = self._searches.setdefault(peer.identity, _Search(now + first_s))
         able = frozenset(relay.member.identity for relay in relays if relay.member is not None)
         if able - search.relays - {peer.identity} and search.pause_s > AGAIN_S:
             search.due, search.pause_s = min(search.due, now), AGAIN_S

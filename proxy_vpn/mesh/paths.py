@@ -190,7 +190,9 @@ class PathMonitor:
         waiting = self._sent.get(self._waiting) if self._waiting else None
         if waiting is not None and now - waiting.at > self.answer_wait_s:
             self._waiting = None
-            if self.heard_at < waiting.at or self._elsewhere_at > waiting.at:
+            if self._elsewhere_at > waiting.at:
+                self._unanswered += SUSPECT_AFTER  # it speaks from elsewhere and is silent here: it has moved
+            elif self.heard_at < waiting.at:
                 self._unanswered += 1
             self._next_probe = now
         if now >= self._next_probe:

@@ -108,6 +108,8 @@ class Session:
         self.said_goodbye = False
         self.twin = False
         self.racing = False
+        self.asked_for = 0.0
+        self.alarmed = False
         self.paths: PathMonitor | None = None
         self.sizes: SizeCheck | None = None
         self.path_secret = (b"", b"")

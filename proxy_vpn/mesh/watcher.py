@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.mesh.seeker import Seeker
 from proxy_vpn.mesh.session import Session
 from proxy_vpn.wire.probe import SMALL_PROBE_BYTES
 
 SILENCE_S = 0.75
 FIRST_PROBE_S = 0.5
+ALARM_S = 1.0
 
 
 class Watcher:
@@ -18,6 +20,7 @@ class Watcher:
     def __init__(self, seeker: Seeker, now: Callable[[], float]) -> None:
         self._seeker = seeker
         self._now = now
+        self._alarm_at = 0.0
 
     def watch(self, session: Session) -> None:
         """Called a few times a second for every session; closes one whose peer is lost."""
@@ -28,7 +31,8 @@ class Watcher:
         if paths.rtt_s is None and self._now() - session.live_at > FIRST_PROBE_S:
             # Not at once: the other side may not be live yet, and a probe that it never took could be sent it again.
             paths.check()
-        if session.link.silence_s(paths.heard_at) > SILENCE_S:
+        self._listen(session, paths)
+        if session.link.silence_s(paths.heard_at) > min(SILENCE_S, paths.answer_wait_s):
             # Dead, away or restarted: a path probe tells the first two apart, a PONG's boot nonce the third.
             paths.check()
             self._seeker.prober.probe(paths.current, member.identity, SMALL_PROBE_BYTES)
@@ -42,3 +46,20 @@ class Watcher:
                 self._seeker.want(member.identity)
         if not paths.tick(session.heard_at, len(session.streams) > 0):
             session.close("no answer any more")
+
+    def _listen(self, session: Session, paths: PathMonitor) -> None:
+        """Ask once whenever a flow's packets stop to come, and everybody when somebody has stopped to answer.
+
+        Who only receives notices nothing when a router between changes its address, but has to speak first then: what
+        goes out makes the new mapping. And what cut one off may have cut off all, of whom one can tell the others.
+        """
+        received_at, limit_s = session.link.received_at, min(SILENCE_S, paths.answer_wait_s)
+        if len(session.streams) and session.asked_for != received_at and self._now() - received_at > limit_s:
+            session.asked_for = received_at
+            paths.check()
+        silent = session.link.silence_s(paths.heard_at) > limit_s
+        if silent and not session.alarmed:
+            self._alarm_at = self._now()
+        session.alarmed = silent
+        if paths.heard_at < self._alarm_at and self._now() - self._alarm_at < ALARM_S:
+            paths.check()

@@ -11,7 +11,7 @@ from typing import cast
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.daemon.node import Node
-from proxy_vpn.daemon.search import DHT_SILENT, LOOK_EVERY_S, unanswered, watch, watch_unreached
+from proxy_vpn.daemon.search import DHT_SILENT, LATE_PATIENCE_S, LOOK_EVERY_S, unanswered, watch, watch_unreached
 from proxy_vpn.daemon.warnings import Warnings
 from proxy_vpn.mesh.candidates import CandidateBook, Source
 from proxy_vpn.mesh.mesh import Mesh
@@ -61,13 +61,14 @@ class FakeNode:
 
     mesh: FakeMesh
     nodes: int | None = 0
+    agreed: Address | None = None
 
     def __post_init__(self) -> None:
         self.said: list[str] = []
         self.meshes = [self.mesh]
         self.warnings = Warnings(self.said.append)
         self.demux = SimpleNamespace(addresses=[OWN])
-        status = lambda: DhtStatus(nodes4=self.nodes or 0, external_ips=(OUTSIDE.ip,))  # noqa: E731
+        status = lambda: DhtStatus(nodes4=self.nodes or 0, external4=self.agreed, external_ips=(OUTSIDE.ip,))  # noqa: E731
         self.discovery = SimpleNamespace(dht=None if self.nodes is None else SimpleNamespace(status=status))
 
     @property
@@ -111,12 +112,20 @@ def test_addresses_that_do_not_answer_are_counted_and_said_once() -> None:
             assert node.said == []
             node.mesh.found(THERE)
             assert node.count() == 1
-            await asyncio.sleep(UNREACHED_AFTER_S - LOOK_EVERY_S)
+            await asyncio.sleep(LATE_PATIENCE_S - LOOK_EVERY_S)
             assert node.said == []
+            await asyncio.sleep(3 * LOOK_EVERY_S)
+            assert len(node.said) == 1, "who was alone for long is told soon: the other has been trying for a while"
             await asyncio.sleep(100.0)
             assert len(node.said) == 1
             assert node.said[0].startswith(f"1 address found, none answers - {NO_WAY} to somebody of this network; ")
             assert node.warnings.standing() == ()
+        new = FakeNode(FakeMesh().found(THERE), nodes=8)
+        async with watched(new):
+            await asyncio.sleep(UNREACHED_AFTER_S - LOOK_EVERY_S)
+            assert new.said == [], "the other may look for us later"
+            await asyncio.sleep(3 * LOOK_EVERY_S)
+            assert len(new.said) == 1
         live = FakeNode(FakeMesh(live=True).found(THERE), nodes=8)
         async with watched(live):
             await asyncio.sleep(60.0)
@@ -162,6 +171,8 @@ def test_our_own_and_known_peers_addresses_do_not_count() -> None:
     async def main() -> None:
         remapped = Address(OUTSIDE.ip, 40000)
         assert FakeNode(FakeMesh().found(OWN, OUTSIDE, remapped)).count() == 0
+        neighbour = FakeNode(FakeMesh().found(OWN, OUTSIDE, remapped), agreed=OUTSIDE)
+        assert neighbour.count() == 1, "a NAT that gives us one port gives the others to others"
         assert FakeNode(FakeMesh(peers=[THERE]).found(THERE)).count() == 0
         assert FakeNode(FakeMesh().found(THERE, remapped), nodes=None).count() == 2
         assert FakeNode(FakeMesh().found(THERE, Address(THERE.ip, 40000))).count() == 1

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab.daemon import make_key
-from tests.lab.hosts import Lab, available
+from tests.lab.hosts import PUBLIC, Lab, available
+from tests.lab.nat import unavailable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +24,15 @@ def lab() -> Iterator[Lab]:
     if reason := available():
         pytest.skip(f"no laboratory here: {reason}")
     with Lab() as built:
+        yield built
+
+
+@pytest.fixture
+def internet() -> Iterator[Lab]:
+    """A laboratory whose addresses look public."""
+    if reason := unavailable():
+        pytest.skip(f"no routers here: {reason}")
+    with Lab(PUBLIC) as built:
         yield built
 
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.lab.hosts import PUBLIC, Host, Lab
-from tests.lab.nat import CARRIER, CONES, Kind, Router, guard, unavailable
+from tests.lab.hosts import Host, Lab
+from tests.lab.nat import CARRIER, CONES, Kind, Router, guard
 from tests.lab.scenes import curl, serve_web
 from tests.lab.talker import PORT, Talker
 
 OTHER_PORT = 5001
 TRANSLATING = [kind for kind in Kind if kind is not Kind.NO_UDP]
-
-
-@pytest.fixture
-def internet() -> Iterator[Lab]:
-    """A laboratory whose addresses look public."""
-    if reason := unavailable():
-        pytest.skip(f"no routers here: {reason}")
-    with Lab(PUBLIC) as lab:
-        yield lab
 
 
 @dataclass

@@ -1,7 +1,10 @@
-"""Flows survive a move: a host gets another address in the middle of a transfer."""
+"""Flows survive a move: another address in the middle of a transfer, an interface that goes and comes, a sleep."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,9 @@ SIZE_BYTES = 200 << 20
 TRANSFER_S = 60.0
 RESET_S = 10.0
 BACK_S = 5.0
+SHORT_S = 5.0
+LOST_S = 60.0  # an idle peer is given up after 50 s
+LINK_BACK_S = 4.0  # 3 s are promised; a machine that does other things meanwhile gets one more
 
 
 @pytest.mark.parametrize("who", ["who dialled", "who was dialled"])
@@ -43,6 +49,72 @@ def test_a_service_whose_address_goes_is_reset_and_reached_again_at_the_new_one(
     again = asker.exchange("get", server.name, EXCHANGE_PORT, 1 << 20)
     assert again.result(BACK_S)["end"] == "clean"
     _nobody_left(asker, server)
+
+
+def test_an_interface_that_is_down_for_a_moment_only_pauses_a_transfer(lab: Lab, key: Path) -> None:
+    """The kernel takes its IPv6 addresses and all routes away meanwhile."""
+    mover, other = two_peers(lab, key)
+    server = serve_exchange(other.host)
+    client = mover.exchange("get", other.name, EXCHANGE_PORT, SIZE_BYTES)
+    client.wait_for("^flowing")
+    _link(mover.host, "down")
+    _nothing_for(SHORT_S, mover, "^- ")
+    _link(mover.host, "up")
+    got = client.result(TRANSFER_S)
+    assert (got["bytes"], got["end"]) == (SIZE_BYTES, "clean"), got
+    server.wait_for(rf'"sha256": "{got["sha256"]}", "end": "clean"')
+    _nobody_left(mover, other)
+
+
+def test_an_interface_that_is_down_for_long_resets_flows_and_peers_are_back_with_it(lab: Lab, key: Path) -> None:
+    mover, other = two_peers(lab, key)
+    serve_exchange(other.host)
+    client = mover.exchange("follow", other.name, EXCHANGE_PORT)
+    client.wait_for("^at ")
+    _link(mover.host, "down")
+    for peer, name in ((mover, other.name), (other, mover.name)):
+        peer.wait_for(f"^- {name}", LOST_S)
+    assert client.result(LOST_S)["end"] == "reset"
+    marks = mover.mark(), other.mark()
+    _link(mover.host, "up")
+    began = time.monotonic()
+    mover.wait_for(f"^\\+ {other.name}", LINK_BACK_S, since=marks[0])
+    other.wait_for(f"^\\+ {mover.name}", LINK_BACK_S, since=marks[1])
+    print(f"back {time.monotonic() - began:.1f} s after the link")
+    assert mover.exchange("get", other.name, EXCHANGE_PORT, 1 << 20).result(BACK_S)["end"] == "clean"
+
+
+@pytest.mark.parametrize("slept_s", [5, 60])
+def test_a_process_that_sleeps_is_back_when_it_wakes(lab: Lab, key: Path, slept_s: int) -> None:
+    """Stopped, as a host that is suspended; only its clock goes on, which NetworkWatch's own tests turn."""
+    sleeper, other = two_peers(lab, key)
+    serve_exchange(other.host)
+    marks = sleeper.mark(), other.mark()
+    assert sleeper.process is not None
+    os.kill(sleeper.process.pid, signal.SIGSTOP)
+    try:
+        if slept_s > 50:
+            other.wait_for(f"^- {sleeper.name}", slept_s + LOST_S, since=marks[1])
+        else:
+            _nothing_for(slept_s, other, "^- ")
+    finally:
+        os.kill(sleeper.process.pid, signal.SIGCONT)
+    began = time.monotonic()
+    if slept_s > 50:
+        other.wait_for(f"^\\+ {sleeper.name}", LINK_BACK_S, since=marks[1])
+    assert sleeper.exchange("get", other.name, EXCHANGE_PORT, 1 << 20).result(BACK_S)["end"] == "clean"
+    print(f"back {time.monotonic() - began:.1f} s after it woke up")
+
+
+def _link(host: Host, state: str) -> None:
+    host.run(["ip", "link", "set", "eth0", state])
+    if state == "up":  # as whoever manages the network does
+        host.run(["ip", "route", "replace", "default", "via", host.segment.gateway])
+
+
+def _nothing_for(period_s: float, peer: Daemon, pattern: str) -> None:
+    with pytest.raises(AssertionError, match="still running"):
+        peer.wait_for(pattern, period_s, since=peer.mark())
 
 
 def _move(host: Host) -> None:
