@@ -4,6 +4,7 @@ The program is `python -m tests.lab.scenarios [--runs N] [NAME...]`; a name with
 run is a laboratory of its own with public-looking addresses, a DHT of libtorrent nodes, and two peers that share
 nothing but the key file and know one DHT node's address each. The table is Markdown: seconds from the start of the
 second peer's program until both say that the other is there.
+Then comes what may happen to peers that are connected (tests.lab.events), and how long flows wait for it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
+from typing import TypeVar
 
 from tests.lab.daemon import Daemon, make_key
+from tests.lab.events import EVENTS
 from tests.lab.hosts import PUBLIC, Host, Lab
 from tests.lab.nat import CARRIER, CONES, Kind, Router, guard, unavailable
 from tests.lab.scenes import strangers_dht
@@ -153,6 +156,7 @@ def _subscriber(lab: Lab, name: str, kind: Kind) -> Host:
 # --- the registry -------------------------------------------------------------------------------------------------
 
 Scenario = Callable[[Lab, Path], Outcome]
+Result = TypeVar("Result")
 
 
 def meets(places: Callable[[Lab], Places], pause_s: float = 0.0, *, third: bool = False) -> Scenario:
@@ -196,7 +200,7 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-def run(scenario: Scenario) -> Outcome:
+def run(scenario: Callable[[Lab, Path], Result]) -> Result:
     """One run, in a lab of its own."""
     with tempfile.TemporaryDirectory(prefix="pvpn-") as directory, Lab(PUBLIC) as lab:
         return scenario(lab, Path(directory))
@@ -217,16 +221,25 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["*"], help="all unless given")
     arguments = parser.parse_args()
     chosen = [name for name in SCENARIOS if any(fnmatch.fnmatchcase(name, wish) for wish in arguments.names)]
+    events = [name for name in EVENTS if any(fnmatch.fnmatchcase(name, wish) for wish in arguments.names)]
     if arguments.list:
-        print("\n".join(chosen))
+        print("\n".join([*chosen, *events]))
         return
-    if not chosen or arguments.runs < 1:
+    if not (chosen or events) or arguments.runs < 1:
         parser.error("nothing to run")
     if reason := unavailable():
         sys.exit(f"no routers here: {reason}")
-    print("| scenario | path | median s | worst s | connected |\n|---|---|---|---|---|", flush=True)
+    if chosen:
+        print("| scenario | path | median s | worst s | connected |\n|---|---|---|---|---|", flush=True)
     for name in chosen:
         print(row(name, [run(SCENARIOS[name]) for _ in range(arguments.runs)]), flush=True)
+    if events:
+        print("| event | promised s | median s | worst s |\n|---|---|---|---|", flush=True)
+    for name in events:
+        times = [run(EVENTS[name].seconds) for _ in range(arguments.runs)]
+        print(
+            f"| {name} | {EVENTS[name].promised_s:g} | {statistics.median(times):.1f} | {max(times):.1f} |", flush=True
+        )
 
 
 if __name__ == "__main__":
