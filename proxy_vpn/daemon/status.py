@@ -163,6 +163,8 @@ def render_status(status: DaemonStatus, now: float, *, colour: bool = False) -> 
     facts = [("running", f"{head}, since {clock(status.started, now)}")]
     facts += [("network", f"{printable(net.name)}  {printable(net.fingerprint)}") for net in status.networks]
     facts += [("proxy", f"{printable(proxy)}  (SOCKS4a/5 and HTTP)") for proxy in status.proxies]
+    if status.interface:
+        facts.append(("tun", f"{printable(status.interface)}  {status.interface_flows} open"))
     facts += [
         ("forward", printable(item.spec) + ("  until its pvpn forward ends" if item.held else ""))
         for item in status.forwards

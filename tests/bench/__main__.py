@@ -1,4 +1,8 @@
-"""The bench: rows in turn, several runs, medians, all in one laboratory of two hosts."""
+"""The bench: pvpn beside no tunnel, OpenSSH and other mesh tools, in one run in one laboratory; Markdown tables.
+
+Every tool has two hosts of its own and knows its peer's address; tools that are not installed are left out with the
+reason. Medians of the runs, and the load's own processes share the machine's cores with both ends.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,19 @@ import os
 import platform
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from tests.bench import rows, usage
-from tests.bench.table import percentile, render
-from tests.lab.hosts import Host, Lab, available
+from tests.bench import plot, table
+from tests.bench.measures import idle, latency, line, stalled, starts, streams
+from tests.bench.measures.samples import Results
+from tests.bench.row import Row
+from tests.bench.tools import TOOLS, UNASKED
+from tests.lab.hosts import Lab, available
+from tests.lab.wire import unavailable as no_wire
 
-PORT = 7100
-SETTLE_S = 2.0
-PATIENCE_S = 120.0
-
-Results = dict[str, dict[str, list[float]]]
+MEASURES = ("streams", "latency", "starts", "idle", "line", "stalled")
 
 
 def main() -> int:
@@ -30,103 +33,140 @@ def main() -> int:
     if reason := available():
         print(f"no laboratory here: {reason}", file=sys.stderr)
         return 1
-    with Lab() as lab, tempfile.TemporaryDirectory(prefix="pvpn-bench-") as directory:
-        client, server = lab.host("client"), lab.host("server")
-        if options.offloads == "off":
-            lab.set_offloads(False)
-        server.python("-m", "tests.bench.load", "serve", str(PORT)).wait_for("^serving")
-        ready = list(_start(options, client, server, Path(directory)))
-        results: Results = {row.name: {} for row in ready}
-        _measure_idle(ready, results, options.idle_seconds)
-        for run in range(options.runs):
-            for row in ready:
-                _say(f"run {run + 1} of {options.runs}: {row.name}")
-                _measure(row, client, results[row.name], options)
+    results: Results = {}
+    with tempfile.TemporaryDirectory(prefix="pvpn-bench-") as directory:
+        at = Path(directory)
+        if set(options.measures) - {"line"}:
+            _on_fast_links(options, at, results)
+        if "line" in options.measures:
+            _on_a_long_line(options, at, results)
     _report(results, options)
     return 0
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=main.__doc__)
-    parser.add_argument("--rows", default="direct,ssh,pvpn", help="which of direct, ssh, pvpn (default: all)")
-    parser.add_argument("--engines", default="qh3", help="pvpn's engines, a row each: qh3,aioquic")
-    parser.add_argument("--runs", type=int, default=3, help="runs whose median is shown (default: 3)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of each transfer (default: 3)")
-    parser.add_argument("--idle-seconds", type=float, default=10.0, help="how long to watch idle CPU (default: 10)")
-    parser.add_argument("--connects", type=int, default=500, help="connections, and ping-pongs, a run (default: 500)")
-    parser.add_argument("--offloads", choices=["on", "off"], default="on", help="tso, gso, gro and UDP segmentation")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    default = [name for name in TOOLS if name not in UNASKED]
+    parser.add_argument("--tools", type=_chosen(TOOLS), default=default, help=f"some of {','.join(TOOLS)}")
+    parser.add_argument("--measures", type=_chosen(MEASURES), default=list(MEASURES), help=",".join(MEASURES))
+    parser.add_argument("--runs", type=int, default=5, help="runs whose median is shown (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each transfer (%(default)s)")
+    parser.add_argument("--line-seconds", type=float, default=8.0, help="the same on the long line (%(default)s)")
+    parser.add_argument("--idle-seconds", type=float, default=60.0, help="how long to watch idle processes")
+    parser.add_argument("--count", type=int, default=500, help="connections, and ping-pongs, a run (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's numbers there as well")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the most asked-for numbers there (SVG)")
     return parser.parse_args()
 
 
-def _start(options: argparse.Namespace, client: Host, server: Host, directory: Path) -> Iterator[rows.Row]:
-    makers: dict[str, list[Callable[[Host, Host, Path], rows.Row]]] = {
-        "direct": [rows.direct],
-        "ssh": [rows.ssh],
-        "pvpn": [
-            partial(rows.pvpn, engine=engine, number=number) for number, engine in enumerate(options.engines.split(","))
-        ],
-    }
-    wanted = [maker for name in options.rows.split(",") for maker in makers[name]]
-    for number, make in enumerate(wanted):
+def _chosen(known: Iterable[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := set(names) - set(known):
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+        return names
+
+    return parse
+
+
+def _on_fast_links(options: argparse.Namespace, directory: Path, results: Results) -> None:
+    """Two hosts and a veth of MTU 1500 between them, all tools up at once and loaded in turn."""
+    with Lab() as lab:
+        rows = list(_rows(options, lab, directory / "fast", results))
+        if "idle" in options.measures:
+            others = list(_dht(lab, directory / "fast", results))
+            idle.measure([*rows, *others], results, options.idle_seconds)
+            for row in others:
+                row.stop()
+        for run in range(options.runs):
+            for row in rows:
+                _say(f"run {run + 1} of {options.runs}: {row.title}")
+                _measure_row(options, lab, row, results)
+        if "stalled" in options.measures:
+            for row in rows:
+                if row.tool.title.startswith("pvpn"):
+                    stalled.measure(row, results[row.title], options.seconds)
+        for row in rows:
+            row.stop()
+
+
+def _measure_row(options: argparse.Namespace, lab: Lab, row: Row, results: Results) -> None:
+    samples = results[row.title]
+    if "streams" in options.measures:
+        streams.measure(row, samples, options.seconds)
+        lab.set_offloads(False)
         try:
-            yield make(client, server, directory / str(number))
-        except rows.Unavailable as reason:
-            _say(f"left out: {reason}")
+            streams.measure(row, samples, options.seconds, single_only=True, suffix="_plain")
+        finally:
+            lab.set_offloads(True)
+    if "latency" in options.measures:
+        latency.measure(row, samples, options.count, options.seconds)
+    if "starts" in options.measures:
+        starts.measure(row, samples)
 
 
-def _measure_idle(ready: list[rows.Row], results: Results, seconds: float) -> None:
-    """Everything is up and nothing is used: CPU of one peer (the mean of both ends) and memory of the larger."""
-    time.sleep(SETTLE_S)
-    before = {row.name: usage.cpu_s(row.roots) for row in ready}
-    time.sleep(seconds)
-    for row in [row for row in ready if row.roots]:
-        used = usage.cpu_s(row.roots) - before[row.name]
-        results[row.name]["idle_cpu"] = [100 * used / seconds / len(row.roots)]
-        results[row.name]["rss_idle"] = [usage.memory_mb(row.roots, "VmRSS")]
+def _on_a_long_line(options: argparse.Namespace, directory: Path, results: Results) -> None:
+    """A line that the laboratory makes; one tool after the other, because the line needs the processor too."""
+    if reason := no_wire():
+        _say(f"no long line here: {reason}")
+        return
+    for name in options.tools:
+        with Lab() as lab:
+            for row in _rows(options, lab, directory / f"line-{name}", results, (name,), line.LINE):
+                for run in range(options.runs):
+                    _say(f"long line, run {run + 1} of {options.runs}: {row.title}")
+                    line.measure(row, results[row.title], options.line_seconds, list(line.LOSSES))
+                row.stop()
 
 
-def _measure(row: rows.Row, client: Host, found: dict[str, list[float]], options: argparse.Namespace) -> None:
-    """One run of one row, added to what was found."""
-
-    def load(role: str, *more: str) -> dict[str, float | list[float]]:
-        way = ["--host", row.way.host, "--socks", str(row.way.socks), "--seconds", str(options.seconds), *more]
-        return client.python("-m", "tests.bench.load", role, str(PORT), *way).result(PATIENCE_S)
-
-    def add(name: str, value: float) -> None:
-        found.setdefault(name, []).append(value)
-
-    cpu, carried = usage.cpu_s(row.roots), 0.0
-    for streams in (1, 8):
-        for role in ("up", "down"):
-            answer = load(role, "--streams", str(streams))
-            add(f"{role}{streams}", _number(answer["mbit_s"]))
-            carried += _number(answer["bytes"])
-        if streams == 1 and row.roots:
-            add("cpu_per_gb", (usage.cpu_s(row.roots) - cpu) / (carried / 1e9))
-    for role in ("connect", "pingpong"):
-        took = load(role, "--count", str(options.connects))["ms"]
-        assert isinstance(took, list)
-        add(f"{role}_p50", percentile(took, 0.5))
-        add(f"{role}_p99", percentile(took, 0.99))
-    if row.roots:
-        found["rss_peak"] = [usage.memory_mb(row.roots, "VmHWM")]
+def _rows(
+    options: argparse.Namespace,
+    lab: Lab,
+    directory: Path,
+    results: Results,
+    names: tuple[str, ...] = (),
+    wire: dict[str, Any] | None = None,
+) -> Iterator[Row]:
+    directory.mkdir()
+    for name in names or options.tools:
+        tool = TOOLS[name]
+        if reason := tool.missing():
+            _say(f"left out: {tool.title}: {reason}")
+            continue
+        row = Row(tool, lab, directory / name, wire)
+        try:
+            row.start()
+        except AssertionError as error:
+            _say(f"left out: {error}")
+            row.stop()
+            continue
+        results.setdefault(row.title, {})
+        yield row
 
 
-def _number(value: float | list[float]) -> float:
-    assert isinstance(value, float | int)
-    return value
+def _dht(lab: Lab, directory: Path, results: Results) -> Iterator[Row]:
+    """A row that is only watched while idle."""
+    try:
+        row = idle.dht_row(lab, directory / "dht")
+        row.start()
+    except AssertionError as error:
+        _say(f"left out: a DHT: {error}")
+        return
+    results.setdefault(row.title, {})
+    yield row
 
 
 def _report(results: Results, options: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     print(
-        f"{cores} cores, Linux {platform.release()}, Python {platform.python_version()}; two network namespaces, "
-        f"veth MTU 1500, offloads {options.offloads}; medians of {options.runs} runs of {options.seconds:g} s\n"
+        f"{cores} cores, Linux {platform.release()}, Python {platform.python_version()}; network namespaces, "
+        f"veth MTU 1500; medians of {options.runs} runs of {options.seconds:g} s\n"
     )
-    print(render(results))
+    print(table.render(results))
     if options.json:
-        options.json.write_text(json.dumps({"cores": cores, "offloads": options.offloads, "rows": results}, indent=1))
+        options.json.write_text(json.dumps({"cores": cores, "rows": results}, indent=1))
+    if options.plot:
+        options.plot.write_text(plot.draw(results))
 
 
 def _say(text: str) -> None:

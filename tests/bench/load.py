@@ -1,8 +1,10 @@
 """The load the bench measures with: plain blocking sockets, in processes of their own.
 
 `python -m tests.bench.load serve PORT` is the far end. `up`, `down`, `connect` and `pingpong` measure through a way
-(--host, --socks) and print one JSON object. A client begins with one byte: `d` is answered with zeros until it hangs
-up or its time is over, `u` reads to the end of the stream and answers with the number of bytes (8), `e` echoes.
+(--host, --socks) and print one JSON object; `first` tries until a byte comes back. A client begins with one byte: `d`
+is answered with zeros until it hangs up or its time is over, `u` reads zeros until another byte comes and answers with
+the number of bytes (8), `e` echoes. So nothing needs half-closed connections, which not all proxies have. `stall`
+sends to a `deaf` service on the same port + 1, which never reads.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import ctypes
 import json
 import multiprocessing
+import select
 import signal
 import socket
 import time
@@ -23,12 +26,23 @@ CHUNK_BYTES = 256 * 1024
 WORKERS = 16
 PR_SET_PDEATHSIG = 1
 WARM_UP = 20
+END = b"\1"
+# Kernels differ in their default, and this one is what most have.
+CUBIC = "cubic"
+# A proxy may wait until its tunnel is up; a SYN that nobody answered is better sent anew than waited for.
+FIRST_SOCKS_S = 2.0
+FIRST_STRAIGHT_S = 0.1
+RETRY_S = 0.01
 FORK = multiprocessing.get_context("fork")
 
 
 def serve(port: int) -> None:
     """Serve on every address until killed, in a fixed crew of processes that end with this one."""
-    listener = socket.create_server(("", port), backlog=512)
+    if socket.has_dualstack_ipv6():
+        listener = socket.create_server(("", port), family=socket.AF_INET6, backlog=512, dualstack_ipv6=True)
+    else:
+        listener = socket.create_server(("", port), backlog=512)
+    _use_cubic(listener)
     crew = [FORK.Process(target=_work, args=(listener,)) for _ in range(WORKERS)]
     for worker in crew:
         worker.start()
@@ -50,6 +64,11 @@ def _work(listener: socket.socket) -> None:
                 continue
 
 
+def _use_cubic(sock: socket.socket) -> None:
+    """Accepted connections inherit it; what was connected before has sent nothing yet."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CUBIC.encode())
+
+
 def _answer(sock: socket.socket, buffer: bytearray) -> None:
     order = receive_exactly(sock, 1)
     if order == b"d":
@@ -60,6 +79,8 @@ def _answer(sock: socket.socket, buffer: bytearray) -> None:
         total = 0
         while size := sock.recv_into(buffer):
             total += size
+            if buffer[size - 1]:
+                break
         sock.sendall(total.to_bytes(8, "big"))
     elif order == b"e":
         while size := sock.recv_into(buffer):
@@ -81,7 +102,7 @@ def up(sock: socket.socket, seconds: float) -> int:
     chunk, deadline = bytes(CHUNK_BYTES), time.monotonic() + seconds
     while time.monotonic() < deadline:
         sock.sendall(chunk)
-    sock.shutdown(socket.SHUT_WR)
+    sock.sendall(END)
     return int.from_bytes(receive_exactly(sock, 8), "big")
 
 
@@ -90,11 +111,14 @@ def stream(
 ) -> dict[str, float]:
     """Bytes of all streams together and Mbit/s, from their start until the last byte has arrived."""
     socks = [way.dial(port) for _ in range(streams)]
+    for sock in socks:
+        _use_cubic(sock)
     totals = FORK.Array("q", streams)
 
     def one(index: int) -> None:
         totals[index] = run(socks[index], seconds)
 
+    print("connected", flush=True)
     others = [FORK.Process(target=one, args=(index,)) for index in range(1, streams)]
     began = time.monotonic()
     for other in others:
@@ -124,12 +148,15 @@ def connect(way: Way, port: int, count: int) -> list[float]:
     return took
 
 
-def pingpong(way: Way, port: int, count: int) -> list[float]:
-    """Milliseconds for one byte there and back on an open connection, `count` times in turn."""
-    took = []
+def pingpong(way: Way, port: int, count: int, seconds: float) -> list[float]:
+    """Milliseconds for one byte there and back on an open connection, `count` times in turn or till time is up."""
+    took: list[float] = []
+    deadline = time.monotonic() + seconds
     with way.dial(port) as sock:
         sock.sendall(b"e")
         for number in range(count + WARM_UP):
+            if took and time.monotonic() > deadline:
+                break
             began = time.perf_counter()
             sock.sendall(b"!")
             receive_exactly(sock, 1)
@@ -138,9 +165,58 @@ def pingpong(way: Way, port: int, count: int) -> list[float]:
     return took
 
 
+def deaf(port: int) -> None:
+    """Let connections wait in the kernel, where nobody reads what they bring, until killed."""
+    with socket.create_server(("", port + 1), family=socket.AF_INET, backlog=512):
+        print("deaf", flush=True)
+        signal.pause()
+
+
+def stall(way: Way, port: int, streams: int, seconds: float) -> int:
+    """Bytes that `streams` connections took while nobody read, each sent to as fast as it takes."""
+    socks = [way.dial(port + 1) for _ in range(streams)]
+    for sock in socks:
+        sock.setblocking(False)
+    print("connected", flush=True)
+    chunk, total, deadline = bytes(CHUNK_BYTES), 0, time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        _, ready, _ = select.select([], socks, [], left)
+        for sock in ready:
+            total += sock.send(chunk)
+    for sock in socks:
+        sock.close()
+    return total
+
+
+def first(way: Way, port: int, seconds: float) -> float:
+    """The time (of the monotonic clock) when a connection brought its first echoed byte; TimeoutError."""
+    patience_s = FIRST_SOCKS_S if way.socks else FIRST_STRAIGHT_S
+    signal.signal(signal.SIGALRM, _out_of_time)
+    deadline = time.monotonic() + seconds
+    print("trying", flush=True)
+    while time.monotonic() < deadline:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, patience_s)
+            with way.dial(port) as sock:
+                sock.sendall(b"e!")
+                receive_exactly(sock, 1)
+                return time.monotonic()
+        except OSError:
+            continue
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            time.sleep(RETRY_S)
+    raise TimeoutError(f"no way within {seconds:g} s")
+
+
+def _out_of_time(*_: object) -> None:
+    raise TimeoutError
+
+
 def main() -> None:
+    """Play the role the command line names."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["serve", "up", "down", "connect", "pingpong"])
+    parser.add_argument("role", choices=["serve", "deaf", "up", "down", "connect", "pingpong", "first", "stall"])
     parser.add_argument("port", type=int)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--socks", type=int, default=0)
@@ -148,15 +224,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--count", type=int, default=500)
     options = parser.parse_args()
-    way = Way(options.host, options.socks)
     if options.role == "serve":
         serve(options.port)
-    elif options.role in ("up", "down"):
-        run = up if options.role == "up" else down
-        print(json.dumps(stream(way, options.port, run, options.streams, options.seconds)))
+    elif options.role == "deaf":
+        deaf(options.port)
     else:
-        measure = connect if options.role == "connect" else pingpong
-        print(json.dumps({"ms": sorted(measure(way, options.port, options.count))}))
+        print(json.dumps(_answer_of(options)))
+
+
+def _answer_of(options: argparse.Namespace) -> dict[str, float] | dict[str, list[float]]:
+    way, port, seconds = Way(options.host, options.socks), options.port, options.seconds
+    match options.role:
+        case "up":
+            return stream(way, port, up, options.streams, seconds)
+        case "down":
+            return stream(way, port, down, options.streams, seconds)
+        case "connect":
+            return {"ms": sorted(connect(way, port, options.count))}
+        case "pingpong":
+            return {"ms": sorted(pingpong(way, port, options.count, seconds))}
+        case "first":
+            return {"at": first(way, port, seconds)}
+        case _:
+            return {"bytes": 0.0 + stall(way, port, options.streams, seconds)}
 
 
 if __name__ == "__main__":

@@ -1,61 +1,70 @@
-"""What the bench prints: medians of runs in a table a README can hold, and ratios between its rows."""
+"""What the bench prints: medians of runs in tables that a document can hold, and what they are times others."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-Samples = Mapping[str, Sequence[float]]
-SPEEDS = {"up1": "1 up", "down1": "1 down", "up8": "8 up", "down8": "8 down"}
-BASELINES = ("ssh -D", "direct")
+from tests.bench.measures.samples import Results, median, ratio
 
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value at `share` of an ascending sequence."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
-def medians(samples: Samples) -> dict[str, float]:
-    """Each measure's median over the runs."""
-    return {name: statistics.median(values) for name, values in samples.items() if values}
-
-
-def render(results: Mapping[str, Samples]) -> str:
-    """The table of medians, then each row's speed as a share of the baselines'."""
-    found = {row: medians(samples) for row, samples in results.items()}
-    head = [
-        "",
-        *(f"{title} Mbit/s" for title in SPEEDS.values()),
-        "connect p50/p99 ms",
-        "ping-pong p50/p99 ms",
-        "idle CPU %",
-        "RSS idle, peak MB",
-        "CPU s/GB",
-    ]
-    lines = _aligned([head, *([row, *_cells(values)] for row, values in found.items())])
-    for baseline in BASELINES:
-        if baseline in found and len(found) > 1:
-            rows = [[row, *_ratios(values, found[baseline])] for row, values in found.items() if row != baseline]
-            lines += ["", *_aligned([[f"times {baseline}", *SPEEDS.values(), "connect", "ping-pong"], *rows])]
-    return "\n".join(lines)
-
-
-def _cells(values: Mapping[str, float]) -> list[str]:
-    def pair(first: str, second: str, form: str, between: str) -> str:
-        return f"{values[first]:{form}}{between}{values[second]:{form}}" if first in values else ""
-
-    return [
-        *(f"{values[name]:.0f}" for name in SPEEDS),
-        pair("connect_p50", "connect_p99", ".2f", " / "),
-        pair("pingpong_p50", "pingpong_p99", ".2f", " / "),
-        f"{values['idle_cpu']:.2f}" if "idle_cpu" in values else "",
-        pair("rss_idle", "rss_peak", ".0f", ", "),
-        f"{values['cpu_per_gb']:.1f}" if "cpu_per_gb" in values else "",
-    ]
+_Column = tuple[str, tuple[str, ...], str]
+TABLES: dict[str, tuple[_Column, ...]] = {
+    "Bulk": (
+        ("1 stream up, down Mbit/s", ("up1", "down1"), ".0f"),
+        ("8 streams", ("up8", "down8"), ".0f"),
+        ("1 stream without offloads", ("up1_plain", "down1_plain"), ".0f"),
+        ("CPU s/GB", ("cpu_per_gb",), ".1f"),
+    ),
+    "Waiting": (
+        ("connect p50, p99 ms", ("connect_p50", "connect_p99"), ".2f"),
+        ("ping-pong p50, p99 ms", ("pingpong_p50", "pingpong_p99"), ".2f"),
+        ("beside 8 bulk streams p50", ("loaded_p50",), ".2f"),
+        ("start to first byte s", ("restart",), ".2f"),
+    ),
+    "Doing nothing": (
+        ("CPU % of a core", ("idle_cpu",), ".2f"),
+        ("memory MB", ("rss_idle",), ".0f"),
+        ("traffic MB an hour", ("idle_traffic",), ".2f"),
+    ),
+    "100 Mbit/s, 40 ms, 256 KiB queue": (
+        ("clean Mbit/s", ("line_clean",), ".1f"),
+        ("queue ms", ("line_queue",), ".0f"),
+        ("0.1 % loss Mbit/s", ("line_loss01",), ".1f"),
+        ("1 % loss Mbit/s", ("line_loss1",), ".1f"),
+    ),
+    "200 readers that don't read": (
+        ("peak memory MB", ("rss_stalled",), ".0f"),
+        ("ping-pong beside them ms", ("stalled_p50",), ".2f"),
+    ),
+}
+RATIOS = (("1 up", "up1"), ("1 down", "down1"), ("connect", "connect_p50"), ("1 % loss", "line_loss1"))
+OURS = "pvpn qh3"
 
 
-def _ratios(values: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
-    return [f"{values[name] / baseline[name]:.2f}" for name in (*SPEEDS, "connect_p50", "pingpong_p50")]
+def render(results: Results) -> str:
+    """Every table that has numbers, then what pvpn's are times the others'."""
+    parts = []
+    for title, columns in TABLES.items():
+        rows = [[row, *(_cell(results, row, column) for column in columns)] for row in results]
+        rows = [row for row in rows if any(row[1:])]
+        if rows:
+            parts.append("\n".join([f"{title}:", "", *_aligned([["", *(column[0] for column in columns)], *rows])]))
+    rows = [[row, *(_times(results, row, measure) for _, measure in RATIOS)] for row in results if row != OURS]
+    rows = [row for row in rows if any(row[1:])]
+    if rows:
+        head = [f"{OURS} is, times", *(title for title, _ in RATIOS)]
+        parts.append("\n".join(_aligned([head, *rows])))
+    return "\n\n".join(parts)
+
+
+def _cell(results: Results, row: str, column: _Column) -> str:
+    _, measures, form = column
+    values = [median(results, row, measure) for measure in measures]
+    return ", ".join(f"{value:{form}}" for value in values if value is not None)
+
+
+def _times(results: Results, row: str, measure: str) -> str:
+    value = ratio(results, OURS, row, measure)
+    return "" if value is None else f"{value:.2f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

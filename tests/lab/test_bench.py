@@ -1,0 +1,37 @@
+"""The bench's one command, so that it goes on working: every measure, in short."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lab.hosts import ROOT, Lab
+from tests.lab.wire import unavailable as no_wire
+
+SHORT = ("--runs", "1", "--seconds", "0.2", "--line-seconds", "2.5", "--idle-seconds", "0.2", "--count", "20")
+
+
+def test_every_measure_of_ours_and_of_none(lab: Lab, tmp_path: Path) -> None:
+    """`lab`: where none can be made, the bench can't run either."""
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.svg"
+    words = ["--tools", "direct,pvpn", *SHORT, "--json", str(numbers), "--plot", str(picture)]
+    command = [sys.executable, "-m", "tests.bench", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    ours = json.loads(numbers.read_text())["rows"]["pvpn qh3"]
+    wanted = {"up1", "down8", "up1_plain", "cpu_per_gb", "connect_p99", "loaded_p50", "restart", "idle_cpu", "rss_idle"}
+    if no_wire() is None:
+        wanted |= {"line_clean", "line_queue", "line_loss01", "line_loss1"}
+    assert wanted | {"idle_traffic", "rss_stalled", "stalled_p50"} <= set(ours), done.stderr
+    assert "| pvpn qh3" in done.stdout and "pvpn qh3" in picture.read_text()
+
+
+@pytest.mark.parametrize("words", [["--tools", "carrier-pigeon"], ["--measures", "luck"]])
+def test_what_it_does_not_know(words: list[str]) -> None:
+    command = [sys.executable, "-m", "tests.bench", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and f"unknown: {words[1]}" in done.stderr
