@@ -191,8 +191,8 @@ class Seeker:
         if session is not None and self._owner.boot_seen(pong.responder, pong.boot):
             if session.paths is not None:
                 session.paths.offer(path)
-        elif dial is None and sent.size_bytes == SMALL_PROBE_BYTES:
-            self._start_dial(pong.responder, path, rtt_s)
+        elif sent.size_bytes == SMALL_PROBE_BYTES and (dial is None or (dial.lane and session is None)):
+            self._start_dial(pong.responder, path, rtt_s)  # a lane's dial began while there was a connection still
 
     # --- dialling -----------------------------------------------------------------------------------------------
 

@@ -122,3 +122,20 @@ def test_a_member_that_opens_lane_after_lane_is_stopped() -> None:
             assert len(two.peer(one).sessions) <= 8 and one.sees(two)
 
     play(scene)
+
+
+def test_a_lane_that_was_being_dialled_when_the_line_was_cut_keeps_nobody_waiting() -> None:
+    async def scene(_: Wire) -> None:
+        async with two_members() as (wire, one, two):
+            wire.drops = lambda source, target, datagram: True
+            for here, there in ((one, two), (two, one)):
+                session = here.session(there)
+                assert session.paths is not None
+                here.mesh.seeker.dial_lane(there.mesh.identity.id, session.paths.current, 0.02, 1)
+                session.close("the line was cut")
+            await pause(0.5)
+            widen(wire)
+            await pause(3.0)
+            assert one.sees(two) and two.sees(one)
+
+    play(scene)
