@@ -170,7 +170,7 @@ EVENTS: dict[str, Event] = {
     "the same, the other peer behind a NAT": Event(2.0, lambda lab, at: routers_address(lab, at, walled=True)),
     "the interface is down for 5 s": Event(3.0, link_down_short),
     "the interface is down until the peer is lost": Event(3.0, link_down_long),
-    "kill -9 and a new start": Event(10.0, killed),
+    "kill -9 and a new start": Event(5.0, killed),
     "a black hole above 1300 bytes appears": Event(5.0, black_hole),
     "20 peers start at once": Event(60.0, crowd),
 }
