@@ -147,6 +147,7 @@ class TunTcp:
         task = self._opening.get(key)
         if flags & RST:
             if task is not None:
+                del self._opening[key]  # a task that is cancelled before its first step does not do it
                 task.cancel()
             return
         if not flags & SYN or flags & ACK:
@@ -173,7 +174,8 @@ class TunTcp:
                 self._unreachable(packet, error)
             return
         finally:
-            del self._opening[key]
+            if self._opening.get(key) is asyncio.current_task():
+                del self._opening[key]
         now = self._loop.time()
         connection = self.table.lead_to_listener(key, self._ports[packet.source], now)
         if connection is None:

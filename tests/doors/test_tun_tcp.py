@@ -1,0 +1,128 @@
+"""TunTcp without a device: what it answers to packets, and that nothing of them stays."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, TCP
+
+from proxy_vpn.addresses import Target
+from proxy_vpn.doors.own import OwnListeners
+from proxy_vpn.doors.tun_tcp import TunTcp
+from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.wire.packet import VNET_BYTES, Packet
+
+OWN, FAR = "127.0.0.1", "10.9.8.7"
+
+
+class Device:
+    """Keeps what is written, as scapy reads it."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+
+    def write(self, packet: bytes | memoryview) -> None:
+        self.written.append(IP(bytes(packet)[VNET_BYTES:]))
+
+
+class Outgoing:
+    """Opens nothing; every wish waits for `answer`."""
+
+    def __init__(self) -> None:
+        self.asked: list[Target] = []
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def open_tcp(self, target: Target) -> Any:
+        self.asked.append(target)
+        return await asyncio.shield(self.answer)
+
+
+class Stage:
+    def __init__(self) -> None:
+        listener = socket.create_server((OWN, 0))
+        self.device, self.outgoing = Device(), Outgoing()
+        self.told: list[FlowError] = []
+        self.tcp = TunTcp(self.device, [listener], self.outgoing, OwnListeners(), self._tell)  # type: ignore[arg-type]
+
+    def _tell(self, packet: Packet, error: FlowError) -> None:
+        self.told.append(error)
+
+    def send(self, flags: str, port: int = 22, **more: Any) -> None:
+        packet = bytes(IP(src=OWN, dst=FAR) / TCP(sport=4000, dport=port, flags=flags, **more))
+        buffer = bytearray(VNET_BYTES) + packet
+        self.tcp.take(buffer, len(buffer), 0.0)
+
+
+def play(scene: Callable[[Stage], Awaitable[None]]) -> None:
+    async def main() -> None:
+        stage = Stage()
+        try:
+            await asyncio.wait_for(scene(stage), 10)
+        finally:
+            await stage.tcp.close()
+        assert not stage.tcp.opening
+
+    asyncio.run(main())
+
+
+def test_a_syn_asks_once_and_a_refusal_is_a_reset() -> None:
+    async def scene(stage: Stage) -> None:
+        for _time in range(3):  # the kernel sends it again while it waits
+            stage.send("S", seq=7)
+            await asyncio.sleep(0)
+        assert stage.outgoing.asked == [Target(FAR, 22)] and not stage.device.written
+        stage.outgoing.answer.set_exception(FlowError(Status.REFUSED, "nobody listens"))
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        (reset,) = stage.device.written
+        assert (reset.src, reset.dst, reset[TCP].flags, reset[TCP].ack) == (FAR, OWN, "RA", 8)
+
+    play(scene)
+
+
+def test_what_can_not_be_reached_is_told() -> None:
+    async def scene(stage: Stage) -> None:
+        stage.outgoing.answer.set_exception(FlowError(Status.UNREACHABLE, "it is away"))
+        stage.send("S")
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        assert [error.status for error in stage.told] == [Status.UNREACHABLE] and not stage.device.written
+
+    play(scene)
+
+
+@pytest.mark.parametrize("turns", [0, 2])
+def test_a_program_that_gives_up_leaves_nothing(turns: int) -> None:
+    """Also in the same turn of the loop, before anything was asked for; and it may try again at once."""
+
+    async def scene(stage: Stage) -> None:
+        for _time in range(3):
+            stage.send("S")
+            for _turn in range(turns):
+                await asyncio.sleep(0)
+            stage.send("R")
+            assert not stage.tcp.opening
+        stage.send("S")
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        assert stage.tcp.opening == 1
+
+    play(scene)
+
+
+def test_packets_of_no_connection_are_reset_or_dropped() -> None:
+    async def scene(stage: Stage) -> None:
+        stage.send("A", ack=5)
+        (reset,) = stage.device.written
+        assert (reset[TCP].flags, reset[TCP].seq) == ("R", 5)
+        stage.send("R")
+        for source, target in (("192.0.2.1", FAR), (OWN, OWN), (OWN, "224.0.0.1")):
+            packet = bytearray(VNET_BYTES) + bytes(IP(src=source, dst=target) / TCP(flags="S"))
+            stage.tcp.take(packet, len(packet), 0.0)
+        assert len(stage.device.written) == 1 and not stage.tcp.opening
+
+    play(scene)
