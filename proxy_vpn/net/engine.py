@@ -185,6 +185,11 @@ class Engine(ABC):
         return room_within(ROOM_LIMIT_BYTES, self.backlog)
 
     @property
+    def pace(self) -> tuple[int, float | None, bool] | None:
+        """Congestion window in bytes, smoothed round trip and whether it is slow start; None if it paces itself."""
+        return None
+
+    @property
     @abstractmethod
     def unacknowledged(self) -> int:
         """Bytes queued or in flight: 0 once all that was sent has arrived."""

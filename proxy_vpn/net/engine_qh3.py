@@ -195,6 +195,12 @@ class _Connection(QuicConnection):
         return 0 if self._core is None else self._core.congestion_window - self._core.bytes_in_flight
 
     @property
+    def pace(self) -> tuple[int, float | None, bool] | None:
+        """Its own pacer lets a whole window out at once."""
+        core = self._core
+        return None if core is None else (core.congestion_window, core.smoothed_rtt, not core.loss_total)
+
+    @property
     def unsent(self) -> int:
         """Stream bytes never sent yet; what get_send_buffer_size tells, without its checks."""
         if self._core is None or self._close_event is not None or not self._pre_handshake_state_replayed:
@@ -294,6 +300,11 @@ class Qh3Engine(Engine):
         # One datagram less than the window has room for: then it never ends full, and nothing is put aside.
         window: int = (self._quic.window - self.size) * (self.size - _STREAM_OVERHEAD_BYTES) // self.size
         return room_within(window, self.backlog)
+
+    @property
+    def pace(self) -> tuple[int, float | None, bool] | None:
+        pace: tuple[int, float | None, bool] | None = self._quic.pace
+        return pace
 
     @property
     def unacknowledged(self) -> int:

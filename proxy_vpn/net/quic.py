@@ -19,6 +19,7 @@ from typing import Protocol
 
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import LONG_HEADER_BIT, Engine, EngineHandler
+from proxy_vpn.net.pacer import Pacer
 from proxy_vpn.net.udp import Path
 
 KEY_UPDATE_PACKETS = 1 << 22
@@ -64,6 +65,9 @@ class Link:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._settling = False
+        self._pacer = Pacer()
+        self._paced_path: Path | None = None
+        self._paced: asyncio.TimerHandle | None = None
         self._wake: asyncio.Handle | None = None
         self._packets_since_update = 0
         self._unanswered_since = 0.0
@@ -137,11 +141,27 @@ class Link:
             if self._closed:
                 return
             self._send()
-            if self._closed or self.engine.room <= 0 or not self._can_send():
+            if self._closed or self._paced is not None or self.engine.room <= 0 or not self._can_send():
+                break
+            if not self._in_time():
                 break
             if not self._handler.room_available():
                 break
         self._set_timer()
+
+    def _in_time(self) -> bool:
+        """Whether more stream data may leave now; if not, it is tried again when it may."""
+        pace = self.engine.pace
+        if pace is None:
+            return True
+        wait_s = self._pacer.wait_s(self._loop.time(), *pace)
+        if wait_s:
+            self._paced = self._loop.call_later(wait_s, self._pace)
+        return not wait_s
+
+    def _pace(self) -> None:
+        self._paced = None
+        self.settle()
 
     def _can_send(self) -> bool:
         return self.path is not None and not self._demux.congested(self.path)
@@ -156,7 +176,11 @@ class Link:
             return
         if datagrams[0][0] & LONG_HEADER_BIT or datagrams[-1][0] & LONG_HEADER_BIT:
             datagrams = [self._seal(d) if d[0] & LONG_HEADER_BIT else d for d in datagrams]
-        self.sent_bytes += sum(map(len, datagrams))
+        if path != self._paced_path:
+            self._paced_path, self._pacer = path, Pacer()
+        size = sum(map(len, datagrams))
+        self.sent_bytes += size
+        self._pacer.sent(size)
         self._packets_since_update += len(datagrams)
         self._unanswered_since = self._unanswered_since or self._loop.time()
         self._demux.send(datagrams, path)
@@ -222,7 +246,7 @@ class Link:
         self._closed = True
         for connection_id in tuple(self._ids):
             self.remove_connection_id(connection_id)
-        for handle in (self._timer, self._wake):
+        for handle in (self._timer, self._wake, self._paced):
             if handle is not None:
                 handle.cancel()
         self._handler.link_closed(reason)
