@@ -58,6 +58,7 @@ from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.routes import Offer, Ways
 from proxy_vpn.mesh.session import Session
 from proxy_vpn.mesh.virtual import Addresses
+from proxy_vpn.net.bypass import Bypass
 from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engines import engine_factory
@@ -89,6 +90,7 @@ class Node:
         self.state: StateDirectory
         self.tun: TunDoor | None = None
         self.resolved_asks = False
+        self._bypass: Bypass | None = None
         self._console = console
         self._stack = AsyncExitStack()
         self._states: dict[Mesh, NetworkState] = {}
@@ -128,7 +130,8 @@ class Node:
         for key in settings.keys:
             self._add_mesh(key, world)
         self._captures = Captures(world.tap, self._virtual_addresses, self._watched)
-        self.router = Router(self.meshes, Ways(self.meshes, settings.accept_routes, settings.exit))
+        self._ways = Ways(self.meshes, settings.accept_routes, settings.exit)
+        self.router = Router(self.meshes, self._ways)
         self._serve = ServeDoor(self.policy, self.own, Beyond(self._offer, self.own))
         if settings.tun:
             await self._open_tun()
@@ -213,14 +216,20 @@ class Node:
         self._stack.push_async_callback(control.close)
 
     async def _open_tun(self) -> None:
-        plan = tunnel.plan(self.meshes)
+        settings = self.settings
+        plan = tunnel.plan(self.meshes, to_exit=bool(settings.exit))
         device, listeners = await tunnel.make(plan)
-        tunnel.drop_privileges(self.state.path)
+        tunnel.drop_privileges(self.state.path, routes_change=settings.accept_routes)
+        if settings.exit or settings.accept_routes:
+            self._bypass = Bypass(device.name)
+            self.demux.choose_interfaces(self._bypass.interface)
         outgoing, zone = Outgoing(self.router, None), tunnel.PeerZone(self.router, self.meshes)
         self.tun = TunDoor(device, listeners, plan, outgoing, partial(tunnel.echo, self.router), zone, self.own)
         self._stack.push_async_callback(self.tun.close)
         await self.tun.start()
         self._serve.inside = self.tun
+        if settings.accept_routes:
+            self._spawn(tunnel.keep_routes(device.name, self._ways))
         self.resolved_asks = await tunnel.tell_resolved(device.name, plan.dns)
 
     def _plan_inside(self, wish: Wish) -> TunPlan:
@@ -281,6 +290,8 @@ class Node:
 
     def _network_changed(self) -> None:
         """Addresses, links or routes are others now, or the host woke up."""
+        if self._bypass is not None:
+            self._bypass.forget()
         for mesh in self.meshes:
             mesh.network_changed()
         self._serve.network_changed()

@@ -10,33 +10,39 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final
 
 from proxy_vpn.doors import capabilities
 from proxy_vpn.doors.dns_elsewhere import HostResolver
 from proxy_vpn.doors.tun_device import TunDevice
-from proxy_vpn.doors.tun_setup import TunPlan, set_up
+from proxy_vpn.doors.tun_setup import TunPlan, change_routes, set_up
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.names import Router
-from proxy_vpn.ranges import parse_ip
+from proxy_vpn.mesh.routes import Ways
+from proxy_vpn.ranges import Network, parse_ip
 
 RESOLVED: Final = Path("/run/systemd/resolve")
 RESOLVECTL_S: Final = 5.0
+ROUTES_EVERY_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-def plan(meshes: Sequence[Mesh]) -> TunPlan:
-    """An interface with this machine's addresses in all networks."""
+# Halves of everything: the host's own default routes are neither touched nor chosen.
+_INTERNET: Final = tuple(ip_network(half) for half in ("0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"))
+
+
+def plan(meshes: Sequence[Mesh], to_exit: bool = False) -> TunPlan:
+    """An interface with this machine's addresses in all networks; `to_exit`: the internet goes through it too."""
     addresses: list[IPv4Interface | IPv6Interface] = []
     dns: list[str] = []
     for virtual in (mesh.virtual for mesh in meshes):
         addresses.append(IPv4Interface((virtual.own.v4, virtual.v4.prefixlen)))
         addresses.append(IPv6Interface((virtual.own.v6, virtual.v6.prefixlen)))
         dns += [str(virtual.dns.v4), str(virtual.dns.v6)]
-    return TunPlan(tuple(addresses), dns=tuple(dns))
+    return TunPlan(tuple(addresses), routes=_INTERNET if to_exit else (), dns=tuple(dns))
 
 
 def enclosed_plan(meshes: Sequence[Mesh], only_peers: bool) -> TunPlan:
@@ -51,9 +57,20 @@ async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
         return await asyncio.get_running_loop().run_in_executor(thread, set_up, plan)
 
 
-def drop_privileges(state: Path) -> None:
-    """Keep nothing but low ports, and a state directory that is another user's (sudo); before threads are started."""
-    keep = capabilities.NET_BIND_SERVICE
+async def keep_routes(name: str, ways: Ways) -> None:
+    """The routes that peers offer and we accept, as routes of the interface; for as long as the task lives."""
+    there: set[Network] = set()
+    while True:
+        wanted = {network for network, _, _ in ways.accepted()}
+        if wanted != there:
+            await asyncio.to_thread(change_routes, name, wanted - there, there - wanted)
+            there = wanted
+        await asyncio.sleep(ROUTES_EVERY_S)
+
+
+def drop_privileges(state: Path, *, routes_change: bool) -> None:
+    """Keep low ports, a state directory that is another user's (sudo), and routes if they change; before threads."""
+    keep = capabilities.NET_BIND_SERVICE | (capabilities.NET_ADMIN if routes_change else 0)
     if state.stat().st_uid != os.geteuid():
         keep |= capabilities.DAC_OVERRIDE
     try:

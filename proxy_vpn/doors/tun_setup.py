@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Final
 
 from proxy_vpn.doors.tun_device import TunDevice
 from proxy_vpn.errors import StateError
+from proxy_vpn.ranges import Network
 
 # IPv6's least: a datagram of this size crosses most paths as one, and TCP never meets it (it ends at the device).
 MTU: Final = 1280
+# Other routes to the same network, the host's own LAN above all, go first.
+METRIC: Final = 5000
 DEVICE_NAME: Final = "pvpn%d"
 _BACKLOG: Final = 1024
 _NO_DETECTION: Final = 2  # IFA_F_NODAD: nobody else can have it, and until the kernel knows that it can't be bound
 _NOT_GENERATED: Final = 1  # IN6_ADDR_GEN_MODE_NONE: no link-local address, and no solicitations from it
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,22 @@ def set_up(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
             listener.close()
         raise
     return device, listeners
+
+
+def change_routes(name: str, add: Iterable[Network], remove: Iterable[Network]) -> None:
+    """Other networks that are reached through an interface; those that can't be changed are left. Blocking."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as netlink:
+        index = next(iter(netlink.link_lookup(ifname=name)), None)
+        for command, networks in (("del", remove), ("add", add)):
+            for network in networks if index is not None else ():
+                try:
+                    family = _family(network.version)
+                    netlink.route(command, dst=str(network), oif=index, family=family, priority=METRIC)
+                except NetlinkError as error:
+                    _log.warning("the route to %s through %s: %s", network, name, error)
 
 
 def _configure(name: str, plan: TunPlan) -> None:

@@ -50,6 +50,11 @@ class Demultiplexer:
             self._loop.add_reader(socket.fileno(), self._readable, socket)
             socket.watch_writable(lambda socket=socket: self._await_writable(socket))  # type: ignore[misc]
 
+    def choose_interfaces(self, interface_to: Callable[[str], int | None]) -> None:
+        """Send towards an IP address through the interface of this index; 0: the kernel's choice, None: not at all."""
+        for socket in self._sockets:
+            socket.interface_to = interface_to
+
     @property
     def addresses(self) -> list[Address]:
         """Where the sockets are bound."""

@@ -77,6 +77,7 @@ class UdpSocket:
         self._paths: dict[tuple[bytes, tuple[object, ...]], Path] = {}
         self._queue: deque[tuple[Sequence[bytes], _Ancillary, Address]] = deque()
         self._on_writable: Callable[[], None] | None = None
+        self.interface_to: Callable[[str], int | None] = lambda ip: 0
 
     def _configure(self) -> None:
         for option, forced in ((socket.SO_RCVBUF, _SO_RCVBUFFORCE), (socket.SO_SNDBUF, _SO_SNDBUFFORCE)):
@@ -162,6 +163,10 @@ class UdpSocket:
             start = end
 
     def _send_group(self, group: Sequence[bytes], path: Path) -> None:
+        if not path.interface and (interface := self.interface_to(path.remote.ip)) != 0:
+            if interface is None:
+                return  # no way leads there
+            path = path._replace(interface=interface)
         ancillary = _source_ancillary(path)
         if len(group) > 1:
             ancillary.append((_SOL_UDP, _UDP_SEGMENT, _U16.pack(len(group[0]))))

@@ -11,11 +11,13 @@ import pytest
 from tests.lab.daemon import SOCKS_PORT
 from tests.lab.hosts import PUBLIC, Host, Lab
 from tests.lab.scenes import curl, serve_web, two_peers
+from tests.support.processes import Process
 
 PROXY = f"socks5h://127.0.0.1:{SOCKS_PORT}"
 PRINTER, PRINTER_PORT = "192.168.7.9", 8000
 LAN = "192.168.7.0/24"
 TOLD_S = 10.0
+FAR_SITE = "45.67.89.9"
 NO_SOCKS_ANSWER = 97  # curl's exit code for a SOCKS reply that is no success
 
 
@@ -85,6 +87,66 @@ def test_an_exit(lab: Lab, key: Path, tmp_path: Path) -> None:
     peer_b.stop()
     text, code = fetch(peer_a.host, url)
     assert code != 0 and not any(peer_a.host.address in line for line in web.output.splitlines()), text
+
+
+def a_far_site(lab: Lab, exit_host: Host, directory: Path) -> tuple[Host, Process]:
+    """A host that only `exit_host` has a network with."""
+    site = lab.host("site")
+    site.run(["ip", "address", "add", f"{FAR_SITE}/24", "dev", "eth0"])
+    exit_host.run(["ip", "address", "add", "45.67.89.2/24", "dev", "eth0"])
+    return site, serve_web(site, directory)
+
+
+def test_an_exit_for_programs_that_know_no_proxy(lab: Lab, key: Path, tmp_path: Path) -> None:
+    if lab.rootless:
+        pytest.skip("a TUN device needs root")
+    peer_a, peer_b = two_peers(lab, key, ["--tun", "--exit", "peer-b"], ["--offer-exit"])
+    site, web = a_far_site(lab, peer_b.host, tmp_path / "web")
+    # A way around the exit, which must not be taken.
+    peer_a.host.run(["ip", "route", "replace", "default", "via", site.address])
+    url = f"http://{FAR_SITE}:8000/hello"
+    assert curl(peer_a.host, url) == "hello from site"
+    web.wait_for("45.67.89.2 .*GET /hello")
+    seen = len(web.output.splitlines())
+    peer_b.stop()
+    peer_a.wait_for("^- peer-b")
+    assert peer_a.host.run(["curl", "-sS", "--max-time", "10", url], check=False).returncode != 0
+    assert len(web.output.splitlines()) == seen, "nothing goes around an exit that is away"
+    peer_a.stop()
+    assert curl(peer_a.host, url) == "hello from site", "its routes went with it"
+
+
+def test_what_carries_the_tunnel_stays_out_of_it(lab: Lab, key: Path, tmp_path: Path) -> None:
+    if lab.rootless:
+        pytest.skip("a TUN device needs root")
+    # The exit itself is behind the default route: its own packets would be the first to enter the interface.
+    peer_a, peer_b = two_peers(lab, key, ["--tun", "--exit", "peer-b"], ["--offer-exit"])
+    _, web = a_far_site(lab, peer_b.host, tmp_path / "web")
+    router, near = lab.host("router"), peer_a.host
+    router.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+    network = f"{lab.network}.0.0/{near.segment.prefix_bits}"
+    near.run(["ip", "route", "add", f"{router.address}/32", "dev", "eth0"])
+    near.run(["ip", "route", "replace", "default", "via", router.address])
+    near.run(["ip", "route", "del", network])
+    assert until_curled(near, f"http://{FAR_SITE}:8000/hello") == "hello from site"
+    web.wait_for("45.67.89.2 .*GET /hello")
+
+
+def test_a_lan_for_programs_that_know_no_proxy(lab: Lab, key: Path, tmp_path: Path) -> None:
+    if lab.rootless:
+        pytest.skip("a TUN device needs root")
+    peer_a, peer_b = two_peers(lab, key, ["--tun", "--accept-routes"], ["--route", LAN])
+    a_printer(lab, peer_b.host, tmp_path / "web")
+    url = f"http://{PRINTER}:{PRINTER_PORT}/hello"
+    assert until_curled(peer_a.host, url) == "hello from printer"
+    assert LAN in peer_a.host.run(["ip", "route", "show", "dev", "pvpn0"]).stdout
+    peer_a.kill()
+    assert LAN not in peer_a.host.run(["ip", "route"]).stdout, "a killed process leaves no route behind"
+
+
+def until_curled(host: Host, url: str) -> str:
+    """The page, without a proxy, once there is a way."""
+    return host.run(["curl", "-sS", "--fail", "--retry", "20", "--retry-delay", "1", "--retry-all-errors", url]).stdout
 
 
 def test_an_exit_must_be_offered(lab: Lab, key: Path, tmp_path: Path) -> None:
