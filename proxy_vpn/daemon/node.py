@@ -91,6 +91,7 @@ class Node:
         self.tun: TunDoor | None = None
         self.resolved_asks = False
         self._bypass: Bypass | None = None
+        self._colliding: set[Mesh] = set()
         self._console = console
         self._stack = AsyncExitStack()
         self._states: dict[Mesh, NetworkState] = {}
@@ -296,6 +297,23 @@ class Node:
             mesh.network_changed()
         self._serve.network_changed()
         self.discovery.network_changed()
+        self._look_for_collisions()
+
+    def _look_for_collisions(self) -> None:
+        """A network that came up while this runs may have the range of peers' addresses, which stays what it is."""
+        used = [network for network in networks_in_use() if network.version == 4]
+        for mesh in self.meshes:
+            range4 = mesh.virtual.v4
+            # The interface of --tun has the whole range itself.
+            if any(network.overlaps(range4) for network in used if self.tun is None or network != range4):
+                self._colliding.add(mesh)
+                text = f"this host has a network within {range4} now, where the addresses of {mesh.key.name} are"
+                self.warnings.add(f"{text} - restart pvpn to move them", partial(self._is_settled, mesh))
+            else:
+                self._colliding.discard(mesh)
+
+    def _is_settled(self, mesh: Mesh) -> bool:
+        return mesh not in self._colliding
 
     # --- MeshObserver -----------------------------------------------------------------------------------------------
 

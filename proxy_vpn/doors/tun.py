@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from proxy_vpn.doors import tun_icmp
 from proxy_vpn.doors.dns_server import Zone, answer
+from proxy_vpn.doors.dns_stream import DNS_PORT, NamesFirst
 from proxy_vpn.doors.outgoing import Outgoing
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.tun_device import BUFFER_BYTES, TunDevice
@@ -27,7 +28,6 @@ from proxy_vpn.wire.packet import ICMP, ICMPV6, TCP, UDP, VNET_BYTES, Packet, pa
 
 PACKETS_A_TURN: Final = 64  # before others on the event loop have their turn
 MAX_ASKING: Final = 256  # echoes and name queries in flight
-DNS_PORT: Final = 53
 REFUSALS_A_S: Final = 100  # ICMP errors told; beyond, programs wait for their own timeouts
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class TunDoor:
         self._zone = zone
         self._dns = {ip_address(ip).packed for ip in plan.dns}
         self._broadcasts = {own.network.broadcast_address.packed for own in plan.addresses if own.version == 4}
-        self._tcp = TunTcp(device, listeners, outgoing, own, self._tell_why)
+        self._tcp = TunTcp(device, listeners, NamesFirst(outgoing, plan.dns, zone), own, self._tell_why)
         self._udp = TunUdp(device, outgoing, self._tell_why_udp)
         self._fragments = Reassembly()
         self._buffer = bytearray(BUFFER_BYTES)

@@ -14,9 +14,9 @@ from typing import Final
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.doors.acceptor import Acceptor
+from proxy_vpn.doors.dns_stream import TcpOpener
 from proxy_vpn.doors.join import join
 from proxy_vpn.doors.listen import Listener
-from proxy_vpn.doors.outgoing import Outgoing
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.tcp import TcpDuplex, close_socket
 from proxy_vpn.doors.tun_device import TunDevice
@@ -54,7 +54,7 @@ class TunTcp:
         self,
         device: TunDevice,
         listeners: Sequence[socket.socket],
-        outgoing: Outgoing,
+        outgoing: TcpOpener,
         own: OwnListeners,
         unreachable: Callable[[Packet, FlowError], None],
     ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import usage
-from tests.lab.daemon import SOCKS_PORT, Daemon
+from tests.lab.daemon import PVPN, SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
 from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web, two_peers
 from tests.support import sshd
@@ -64,6 +64,7 @@ def test_ping_and_names(lab: Lab, key: Path) -> None:
     for name in ("peer-b", "peer-b.pvpn", "PEER-B.home.pvpn"):
         assert (dig(name, "A"), dig(name, "AAAA")) == ([v4], [v6])
     assert dig("-x", v4) == dig("-x", v6) == ["peer-b.home.pvpn."]
+    assert (dig("+tcp", "peer-b", "A"), dig("+tcp", "-x", v6)) == ([v4], ["peer-b.home.pvpn."])
     assert dig("peer-a", "A") == [addresses(peer_a)[0]]
     assert "NXDOMAIN" in peer_a.host.run(["dig", f"@{server}", "nobody.pvpn"]).stdout
     for ip in (v4, v6, server):
@@ -173,3 +174,29 @@ def test_ssh(lab: Lab, key: Path, tmp_path: Path) -> None:
     peer_b.host.popen(daemon.server(2222), as_self=True).wait_for("listening on")
     command = daemon.client("-p", "2222", addresses(peer_b)[0], "echo from $((40 + 2))")
     assert peer_a.host.run(command, timeout_s=30).stdout == "from 42\n"
+
+
+def test_one_interface_for_two_networks(lab: Lab, key: Path, tmp_path: Path) -> None:
+    other = tmp_path / "work.key"
+    lab.host("maker").run([*PVPN, "keygen", str(other)])
+    first = Daemon(lab.host("b"), key, "peer-b", "--no-dht", "--tun").start()
+    second = Daemon(lab.host("c"), other, "peer-b", "--no-dht", "--tun").start()
+    both = ("--peer", first.endpoint, "--peer", second.endpoint)
+    peer_a = Daemon(lab.host("a"), key, "peer-a", str(other), "--no-dht", "--tun", *both).start()
+    peer_a.wait_for("[+] peer-b [(]home[)]")
+    peer_a.wait_for("[+] peer-b [(]work[)]")
+    for there in (first, second):
+        serve_web(there.host, tmp_path / there.host.name)
+        for ip in addresses(there):
+            host = f"[{ip}]" if ":" in ip else ip
+            assert curl(peer_a.host, f"http://{host}:8000/hello") == f"hello from {there.host.name}"
+    servers = [each["range4"].replace(".0.0/16", ".0.53") for each in networks(peer_a)]
+    for server in servers:
+        for name, there in (("peer-b.home.pvpn", first), ("peer-b.work.pvpn", second)):
+            said = peer_a.host.run(["dig", "+short", f"@{server}", name, "A"]).stdout.split()
+            assert said == [addresses(there)[0]]
+
+
+def networks(daemon: Daemon) -> list[dict[str, str]]:
+    """What it says of each of its networks."""
+    return list(json.loads(daemon.pvpn("status", "--json").stdout)["networks"])

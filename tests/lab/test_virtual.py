@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from ipaddress import ip_network
 from pathlib import Path
 
 from tests.lab.daemon import SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
 from tests.lab.scenes import curl, serve_web, two_peers
+
+SETTLED_S = 10.0
 
 
 def peer(daemon: Daemon) -> dict[str, object]:
@@ -50,3 +53,14 @@ def test_a_range_that_this_host_uses_is_left_alone(lab: Lab, key: Path, tmp_path
     serve_web(peer_b.host, tmp_path / "web")
     url = f"http://{peer(peer_a)['ipv4']}:8000/hello"
     assert curl(peer_a.host, "-x", f"socks5h://127.0.0.1:{SOCKS_PORT}", url) == "hello from b"
+
+
+def test_a_range_that_another_network_takes_meanwhile_is_told(lab: Lab, key: Path) -> None:
+    peer_a, _ = two_peers(lab, key)
+    own = json.loads(peer_a.pvpn("status", "--json").stdout)["networks"][0]["range4"]
+    peer_a.host.run(["ip", "address", "add", f"{ip_network(own)[5]}/24", "dev", "eth0"])
+    peer_a.wait_for(f"a network within {own} now")
+    peer_a.host.run(["ip", "address", "del", f"{ip_network(own)[5]}/24", "dev", "eth0"])
+    deadline = time.monotonic() + SETTLED_S
+    while json.loads(peer_a.pvpn("status", "--json").stdout)["warnings"]:
+        assert time.monotonic() < deadline
