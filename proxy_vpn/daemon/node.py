@@ -219,7 +219,7 @@ class Node:
     async def _open_tun(self) -> None:
         settings = self.settings
         plan = tunnel.plan(self.meshes, to_exit=bool(settings.exit))
-        device, listeners = await tunnel.make(plan)
+        device, listeners, self.resolved_asks = await tunnel.make(plan)
         tunnel.drop_privileges(self.state.path, routes_change=settings.accept_routes)
         if settings.exit or settings.accept_routes:
             self._bypass = Bypass(device.name)
@@ -231,7 +231,6 @@ class Node:
         self._serve.inside = self.tun
         if settings.accept_routes:
             self._spawn(tunnel.keep_routes(device.name, self._ways))
-        self.resolved_asks = await tunnel.tell_resolved(device.name, plan.dns)
 
     def _plan_inside(self, wish: Wish) -> TunPlan:
         return tunnel.enclosed_plan(self._meshes(wish.net), wish.only_peers)

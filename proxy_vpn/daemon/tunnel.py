@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -51,10 +52,18 @@ def enclosed_plan(meshes: Sequence[Mesh], only_peers: bool) -> TunPlan:
     return replace(plan(meshes), name="pvpn0", routes=() if only_peers else tuple(everything))
 
 
-async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
-    """`set_up` in a thread that has ended when it is done: no thread may keep what `drop_privileges` gives up."""
+async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket], bool]:
+    """The interface, its listeners, and whether systemd-resolved asks it for names; raises StateError.
+
+    In a thread that has ended when it is done: no thread may keep what `drop_privileges` gives up.
+    """
+
+    def work() -> tuple[TunDevice, list[socket.socket], bool]:
+        device, listeners = set_up(plan)
+        return device, listeners, tell_resolved(device.name, plan.dns)
+
     with ThreadPoolExecutor(1) as thread:
-        return await asyncio.get_running_loop().run_in_executor(thread, set_up, plan)
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
 async def keep_routes(name: str, ways: Ways) -> None:
@@ -79,20 +88,23 @@ def drop_privileges(state: Path, *, routes_change: bool) -> None:
         _log.warning("privileges can't be given up: %s", error.strerror)
 
 
-async def tell_resolved(name: str, dns: Sequence[str]) -> bool:
-    """Let systemd-resolved ask us about .pvpn, and forget it with the interface; False where it doesn't run."""
+def tell_resolved(name: str, dns: Sequence[str]) -> bool:
+    """Let systemd-resolved ask us about .pvpn, and forget it with the interface; False where it doesn't run. Blocking.
+
+    It wants CAP_NET_ADMIN of who asks, or polkit's word.
+    """
     program = shutil.which("resolvectl")
     if program is None or not RESOLVED.is_dir():
         return False
     for words in (("dns", name, *dns), ("domain", name, "~pvpn"), ("default-route", name, "no")):
         try:
-            process = await asyncio.create_subprocess_exec(
-                program, *words, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+            done = subprocess.run(
+                [program, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=RESOLVECTL_S, check=False
             )
-            async with asyncio.timeout(RESOLVECTL_S):
-                if await process.wait() != 0:
-                    return False
-        except (OSError, TimeoutError):
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        if done.returncode != 0:
+            _log.warning("systemd-resolved does not ask us: %s", done.stderr.decode(errors="replace").strip())
             return False
     return True
 
