@@ -9,12 +9,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 
 from proxy_vpn.addresses import Address, Scope, Target
 from proxy_vpn.config import Settings
+from proxy_vpn.daemon.ahead import look_up
 from proxy_vpn.daemon.state import StateDirectory
 from proxy_vpn.errors import StateError
 from proxy_vpn.mesh.candidates import Source
@@ -42,6 +43,12 @@ class Discovery:
         self._demux = demux
         self._meshes: Sequence[Mesh] = ()
         self._rendezvous: list[RendezvousHandle] = []
+        self._ahead: Mapping[str, list[str]] = {}
+
+    async def look_ahead(self) -> None:
+        """Look up now whatever is needed to find peers: soon the host's name servers may be behind one of them."""
+        wanted = [*self._settings.peers, *(self._settings.dht_bootstrap if self._settings.dht else ())]
+        self._ahead = await look_up(target.host for target in wanted)
 
     def start(self, meshes: Sequence[Mesh]) -> None:
         """Begin to look, for all networks."""
@@ -97,7 +104,8 @@ class Discovery:
     async def look_for_user_peers(self) -> None:
         """What `--peer` names: resolved again and again, because names move."""
         for target in self._settings.peers:
-            found = await _resolve(target)
+            ahead = [Address(ip, target.port) for ip in self._ahead.get(target.host, ())]
+            found = await _resolve(target) or ahead
             if not found:
                 _log.info("%a has no address now", target.host)
             for address in found:
@@ -106,10 +114,11 @@ class Discovery:
 
     def _start_dht(self) -> None:
         settings, demux = self._settings, self._demux
+        ahead = [(ip, target.port) for target in settings.dht_bootstrap for ip in self._ahead.get(target.host, ())]
         dht = self.dht = Dht(
             send=lambda datagram, address: demux.send([datagram], Path("", 0, address)),
             entropy=os.urandom,
-            bootstrap=[(target.host, target.port) for target in settings.dht_bootstrap],
+            bootstrap=[*ahead, *((target.host, target.port) for target in settings.dht_bootstrap)],
             serve=settings.dht_serve,
             families=[address.family for address in demux.addresses],
             state=self._state.load_dht(),

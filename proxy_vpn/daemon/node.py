@@ -218,6 +218,8 @@ class Node:
 
     async def _open_tun(self) -> None:
         settings = self.settings
+        if settings.exit:
+            await self.discovery.look_ahead()
         plan = tunnel.plan(self.meshes, to_exit=bool(settings.exit))
         device, listeners, self.resolved_asks = await tunnel.make(plan)
         tunnel.drop_privileges(self.state.path, routes_change=settings.accept_routes)
