@@ -226,7 +226,8 @@ class Node:
         if settings.exit or settings.accept_routes:
             self._bypass = Bypass(device.name)
             self.demux.choose_interfaces(self._bypass.interface)
-        outgoing, zone = Outgoing(self.router, None), tunnel.PeerZone(self.router, self.meshes)
+        zone = tunnel.PeerZone(self.router, self.meshes, to_exit=bool(settings.exit))
+        outgoing = Outgoing(self.router, None)
         self.tun = TunDoor(device, listeners, plan, outgoing, partial(tunnel.echo, self.router), zone, self.own)
         self._stack.push_async_callback(self.tun.close)
         await self.tun.start()
@@ -240,7 +241,7 @@ class Node:
     def _door_inside(self, inside: Inside) -> TunDoor:
         """For a command of `pvpn exec`."""
         direct = Direct(self.own) if self.settings.direct and not inside.wish.only_peers else None
-        zone = tunnel.PeerZone(self.router, self.meshes, inside.wish.only_peers)
+        zone = tunnel.PeerZone(self.router, self.meshes, inside.wish.only_peers, bool(self.settings.exit))
         ping = partial(tunnel.echo, self.router)
         outgoing = Outgoing(self.router, direct)
         return TunDoor(inside.device, inside.listeners, inside.plan, outgoing, ping, zone, self.own)

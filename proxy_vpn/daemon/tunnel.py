@@ -11,12 +11,12 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
 from proxy_vpn.doors import capabilities
-from proxy_vpn.doors.dns_elsewhere import HostResolver
+from proxy_vpn.doors.dns_elsewhere import ExitResolver, HostResolver, name_servers
 from proxy_vpn.doors.tun_device import TunDevice
 from proxy_vpn.doors.tun_setup import TunPlan, change_routes, set_up
 from proxy_vpn.errors import FlowError, Status
@@ -43,7 +43,12 @@ def plan(meshes: Sequence[Mesh], to_exit: bool = False) -> TunPlan:
         addresses.append(IPv4Interface((virtual.own.v4, virtual.v4.prefixlen)))
         addresses.append(IPv6Interface((virtual.own.v6, virtual.v6.prefixlen)))
         dns += [str(virtual.dns.v4), str(virtual.dns.v6)]
-    return TunPlan(tuple(addresses), routes=_INTERNET if to_exit else (), dns=tuple(dns))
+    if not to_exit:
+        return TunPlan(tuple(addresses), dns=tuple(dns))
+    # A name server on the host's own LAN would see every name: it is asked no more, and the exit's are.
+    servers = tuple(ip for ip in name_servers() if not ip_address(ip).is_loopback)
+    hosts = tuple(ip_network(ip) for ip in servers)
+    return TunPlan(tuple(addresses), routes=(*_INTERNET, *hosts), dns=tuple(dns), other_dns=servers)
 
 
 def enclosed_plan(meshes: Sequence[Mesh], only_peers: bool) -> TunPlan:
@@ -60,7 +65,7 @@ async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket], bool]:
 
     def work() -> tuple[TunDevice, list[socket.socket], bool]:
         device, listeners = set_up(plan)
-        return device, listeners, tell_resolved(device.name, plan.dns)
+        return device, listeners, tell_resolved(device.name, plan.dns, everything=bool(plan.routes))
 
     with ThreadPoolExecutor(1) as thread:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
@@ -88,15 +93,16 @@ def drop_privileges(state: Path, *, routes_change: bool) -> None:
         _log.warning("privileges can't be given up: %s", error.strerror)
 
 
-def tell_resolved(name: str, dns: Sequence[str]) -> bool:
-    """Let systemd-resolved ask us about .pvpn, and forget it with the interface; False where it doesn't run. Blocking.
+def tell_resolved(name: str, dns: Sequence[str], *, everything: bool) -> bool:
+    """Let systemd-resolved ask us about .pvpn or everything, until the interface goes; False where it doesn't run.
 
-    It wants CAP_NET_ADMIN of who asks, or polkit's word.
+    Blocking. It wants CAP_NET_ADMIN of who asks, or polkit's word.
     """
     program = shutil.which("resolvectl")
     if program is None or not RESOLVED.is_dir():
         return False
-    for words in (("dns", name, *dns), ("domain", name, "~pvpn"), ("default-route", name, "no")):
+    domain, default = ("~.", "yes") if everything else ("~pvpn", "no")
+    for words in (("dns", name, *dns), ("domain", name, domain), ("default-route", name, default)):
         try:
             done = subprocess.run(
                 [program, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=RESOLVECTL_S, check=False
@@ -112,10 +118,12 @@ def tell_resolved(name: str, dns: Sequence[str]) -> bool:
 class PeerZone:
     """The names that a TUN's name server knows (doors.dns_server.Zone): those of the Router."""
 
-    def __init__(self, router: Router, meshes: Sequence[Mesh], only_peers: bool = False) -> None:
+    def __init__(self, router: Router, meshes: Sequence[Mesh], only_peers: bool = False, to_exit: bool = False) -> None:
         self._router = router
         self._meshes = meshes
-        self._resolver = None if only_peers else HostResolver(self.covers)
+        self._resolver: HostResolver | ExitResolver | None = None
+        if not only_peers:
+            self._resolver = ExitResolver(router) if to_exit else HostResolver(self.covers)
 
     def addresses(self, name: str) -> tuple[str, ...] | None:
         found = self._router.addresses(name)

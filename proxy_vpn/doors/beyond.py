@@ -29,6 +29,10 @@ class Offer(Protocol):
     def allows(self, ip: IP) -> bool:
         """Whether a peer may be led there."""
 
+    @property
+    def exit(self) -> bool:
+        """Whether peers are led to the internet."""
+
     def __bool__(self) -> bool:
         """Whether anything is offered."""
 
@@ -41,6 +45,11 @@ class Beyond:
         self._own = own
         self._here = here or _own_ips
         self._lookups = Lookups()
+
+    @property
+    def is_exit(self) -> bool:
+        """Whether peers are led to the internet."""
+        return self._offer.exit
 
     async def addresses(self, target: Target, udp: bool) -> list[Address]:
         """Where to connect, in the order to try; raises FlowError."""

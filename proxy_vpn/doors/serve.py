@@ -16,6 +16,7 @@ from typing import Protocol
 from proxy_vpn.addresses import Address, Target
 from proxy_vpn.doors.beyond import Beyond
 from proxy_vpn.doors.dial import CONNECT_TIMEOUT_S, dial, dial_error
+from proxy_vpn.doors.dns_elsewhere import NAME_SERVER, HostResolver, answer_queries
 from proxy_vpn.doors.host_addresses import host_addresses
 from proxy_vpn.doors.join import join
 from proxy_vpn.doors.own import OwnListeners
@@ -141,6 +142,10 @@ class ServeDoor:
 
     async def serve_udp(self, incoming: IncomingUdp, source_ips: Sequence[str] = ()) -> None:
         """The same for datagrams, until the flow ends or is idle for 60 s."""
+        if self._beyond.is_exit and Target(incoming.host, incoming.port) == NAME_SERVER:
+            with suppress(FlowLost):
+                await answer_queries(incoming.accept(), HostResolver(lambda ip: False))
+            return
         try:
             candidates = await self._candidates(incoming, udp=True)
         except FlowError as error:

@@ -52,9 +52,11 @@ class TunDoor:
         self._plan = plan
         self._echo = echo
         self._zone = zone
-        self._dns = {ip_address(ip).packed for ip in plan.dns}
+        name_servers = (*plan.dns, *plan.other_dns)
+        self._dns = {ip_address(ip).packed for ip in name_servers}
         self._broadcasts = {own.network.broadcast_address.packed for own in plan.addresses if own.version == 4}
-        self._tcp = TunTcp(device, listeners, NamesFirst(outgoing, plan.dns, zone), own, self._tell_why)
+        opener = NamesFirst(outgoing, name_servers, zone)
+        self._tcp = TunTcp(device, listeners, opener, own, self._tell_why)
         self._udp = TunUdp(device, outgoing, self._tell_why_udp)
         self._fragments = Reassembly()
         self._buffer = bytearray(BUFFER_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from collections.abc import Iterable
@@ -26,11 +27,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TunPlan:
-    """An interface to be: `addresses` are this machine's own, whose networks are reached through it; `routes` too."""
+    """An interface to be: `addresses` are this machine's own, whose networks are reached through it; `routes` too.
+
+    Its name server is at `dns`, and answers what is asked of `other_dns` too.
+    """
 
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     routes: tuple[IPv4Network | IPv6Network, ...] = ()
     dns: tuple[str, ...] = ()
+    other_dns: tuple[str, ...] = ()
     name: str = DEVICE_NAME
     mtu: int = MTU
 
@@ -85,7 +90,15 @@ def _configure(name: str, plan: TunPlan) -> None:
                 prefix = address.network.prefixlen
                 netlink.addr("add", index=index, address=str(address.ip), prefixlen=prefix, flags=flags)
             for route in plan.routes:
-                netlink.route("add", dst=str(route), oif=index, family=_family(route.version))
+                # Before the host's own to the same network, which stay: 0 is IPv4's least metric, 1 IPv6's.
+                metric = {"priority": 1} if route.version == 6 else {}
+                try:
+                    netlink.route("add", dst=str(route), oif=index, family=_family(route.version), **metric)
+                except NetlinkError as error:
+                    if error.code == errno.EEXIST:
+                        what = f"this host has a route to {route} that goes before pvpn's"
+                        raise StateError(what, f"remove it: ip route del {route}") from None
+                    raise
     except NetlinkError as error:
         raise StateError(f"the interface {name} can't be set up: {error}", "is IPv6 switched off here?") from None
     except OSError as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from tests.lab.daemon import SOCKS_PORT
+from proxy_vpn.doors.dns_elsewhere import name_servers
+from tests.lab.daemon import SOCKS_PORT, Daemon
 from tests.lab.hosts import PUBLIC, Host, Lab
 from tests.lab.scenes import curl, serve_web, two_peers
 from tests.support.processes import Process
@@ -18,6 +20,20 @@ PRINTER, PRINTER_PORT = "192.168.7.9", 8000
 LAN = "192.168.7.0/24"
 TOLD_S = 10.0
 FAR_SITE = "45.67.89.9"
+# Answers every query about an IPv4 address with the one that it is given.
+NAME_SERVER = """
+import sys
+from scapy.layers.dns import DNS, DNSRR
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((sys.argv[1], 53))
+print("serving", flush=True)
+while True:
+    data, source = server.recvfrom(4096)
+    query = DNS(data)
+    answers = [DNSRR(rrname=query.qd[0].qname, rdata=sys.argv[2])] if query.qd[0].qtype == 1 else []
+    server.sendto(bytes(DNS(id=query.id, qr=1, rd=1, ra=1, qd=query.qd, an=answers)), source)
+"""
 NO_SOCKS_ANSWER = 97  # curl's exit code for a SOCKS reply that is no success
 
 
@@ -114,6 +130,42 @@ def test_an_exit_for_programs_that_know_no_proxy(lab: Lab, key: Path, tmp_path: 
     assert len(web.output.splitlines()) == seen, "nothing goes around an exit that is away"
     peer_a.stop()
     assert curl(peer_a.host, url) == "hello from site", "its routes went with it"
+
+
+@pytest.mark.parametrize("way", ["--tun", "exec"])
+def test_names_resolve_at_the_exit(lab: Lab, key: Path, tmp_path: Path, way: str) -> None:
+    if lab.rootless:
+        pytest.skip("a TUN device needs root")
+    server = next((ip for ip in name_servers() if ":" not in ip and not ip_address(ip).is_loopback), None)
+    if server is None:
+        pytest.skip("no name server in resolv.conf")
+    peer_b = Daemon(lab.host("b"), key, "peer-b", "--no-dht", "--offer-exit").start()
+    site, _ = a_far_site(lab, peer_b.host, tmp_path / "web")
+    # The same address here would answer something else.
+    liar, near = lab.host("liar"), lab.host("a")
+    for host, ip in ((site, FAR_SITE), (liar, "45.67.89.1")):
+        host.run(["ip", "address", "add", f"{server}/32", "dev", "eth0"])
+        host.python("-c", NAME_SERVER, server, ip).wait_for("^serving")
+    options = ["--exit", "peer-b", "--peer", peer_b.endpoint, *(["--tun"] if way == "--tun" else [])]
+    own_way = [f"{server}/32", "via", liar.address]
+    near.run(["ip", "route", "add", *own_way, "metric", "100"])
+    peer_b.host.run(["ip", "route", "replace", f"{server}/32", "via", site.address])
+    peer_a = Daemon(near, key, "peer-a", "--no-dht", *options).start()
+    peer_a.meet(peer_b)
+    url = "http://site.example:8000/hello"
+    if way == "exec":
+        assert peer_a.pvpn("exec", "--", "curl", "-sS", "--max-time", "20", url).stdout == "hello from site"
+        return
+    assert curl(near, url) == "hello from site"
+    assert near.run(["dig", "+short", "+tcp", f"@{server}", "peer-b.pvpn"]).stdout.strip()
+    peer_b.stop()
+    peer_a.wait_for("^- peer-b")
+    lost = near.run(["curl", "-sS", "--max-time", "10", url], check=False)
+    assert lost.returncode == 6, "there is no name now, and the liar's is not taken"
+    peer_a.stop()
+    near.run(["ip", "route", "add", *own_way])
+    peer_a.begin()
+    peer_a.wait_for(f"this host has a route to {server}/32 .* - remove it")
 
 
 def test_what_carries_the_tunnel_stays_out_of_it(lab: Lab, key: Path, tmp_path: Path) -> None:
