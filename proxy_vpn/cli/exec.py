@@ -35,8 +35,8 @@ def exec_command(command: tuple[str, ...], only_peers: bool, net: str, state: Pa
       pvpn exec -- bash
 
     It gets a network of its own (a Linux user and network namespace) with pvpn as the only way out: to peers, and
-    through this machine's own connections to the internet. That network ends with COMMAND; what it leaves running in
-    the background reaches nothing any more. The exit code is COMMAND's.
+    through this machine's own connections to the internet. Peers reach what it listens on. That network ends with
+    COMMAND; what it leaves running in the background reaches nothing any more. The exit code is COMMAND's.
     """
     if not command:
         raise UsageError("no command given", "write for example: pvpn exec -- ssh peer-b")

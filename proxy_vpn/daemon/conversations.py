@@ -13,7 +13,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import pack, pack_into
 from typing import Final, NamedTuple, Protocol
 
+from proxy_vpn.doors.tun_icmp import udp_unreachable
+from proxy_vpn.errors import Status
 from proxy_vpn.mesh.tap import Kind, Line, Seen
+from proxy_vpn.wire.packet import VNET_BYTES
 
 SEGMENT_BYTES: Final = 32 * 1024
 DATAGRAM_BYTES: Final = 65_507
@@ -90,6 +93,11 @@ class Conversations:
         here, there = self._sides(seen)
         source, target = (here, there) if seen.from_here else (there, here)
         headers = self._headers[len(source.address)]
+        if seen.kind is Kind.UNREACHABLE:
+            # So rare that scapy may build it whole: ICMP about a datagram of the opener's.
+            whole = udp_unreachable(target.address, target.port, source.address, source.port, Status.REFUSED)
+            yield Packet(whole[VNET_BYTES:][:snap_bytes], len(whole) - VNET_BYTES)
+            return
         if seen.kind is Kind.DATAGRAM:
             yield _packet(headers, headers.datagram, source, target, seen.data[:DATAGRAM_BYTES], snap_bytes)
             return

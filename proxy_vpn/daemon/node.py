@@ -229,22 +229,24 @@ class Node:
         zone = tunnel.PeerZone(self.router, self.meshes, to_exit=bool(settings.exit))
         outgoing = Outgoing(self.router, None)
         self.tun = TunDoor(device, listeners, plan, outgoing, partial(tunnel.echo, self.router), zone, self.own)
-        self._stack.push_async_callback(self.tun.close)
-        await self.tun.start()
-        self._serve.inside = self.tun
+        door = tunnel.ServingDoor(self.tun, self._serve.insides)
+        self._stack.push_async_callback(door.close)
+        await door.start()
         if settings.accept_routes:
             self._spawn(tunnel.keep_routes(device.name, self._ways))
 
     def _plan_inside(self, wish: Wish) -> TunPlan:
         return tunnel.enclosed_plan(self._meshes(wish.net), wish.only_peers)
 
-    def _door_inside(self, inside: Inside) -> TunDoor:
+    def _door_inside(self, inside: Inside) -> tunnel.ServingDoor:
         """For a command of `pvpn exec`."""
         direct = Direct(self.own) if self.settings.direct and not inside.wish.only_peers else None
         zone = tunnel.PeerZone(self.router, self.meshes, inside.wish.only_peers, bool(self.settings.exit))
         ping = partial(tunnel.echo, self.router)
         outgoing = Outgoing(self.router, direct)
-        return TunDoor(inside.device, inside.listeners, inside.plan, outgoing, ping, zone, self.own)
+        make_socket = inside.sockets.make
+        door = TunDoor(inside.device, inside.listeners, inside.plan, outgoing, ping, zone, self.own, make_socket)
+        return tunnel.ServingDoor(door, self._serve.insides)
 
     async def _open_proxy(self, door: ProxyDoor) -> Address | str:
         where = await door.start()
@@ -353,8 +355,8 @@ class Node:
             self._spawn(self._served.counting(peer.identity, self._serve.serve_udp(offer, self._source_ips(peer))))
 
     def _source_ips(self, peer: Peer) -> tuple[str, ...]:
-        """As whom services see a peer, where there is a TUN device."""
-        if self.tun is None:
+        """As whom services see a peer, where there is a TUN device or a command's own network."""
+        if not self._serve.insides:
             return ()
         addresses = self._meshes(peer.network)[0].virtual.of(peer.identity)
         return str(addresses.v4), str(addresses.v6)

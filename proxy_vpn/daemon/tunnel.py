@@ -17,6 +17,8 @@ from typing import Final
 
 from proxy_vpn.doors import capabilities
 from proxy_vpn.doors.dns_elsewhere import ExitResolver, HostResolver, name_servers
+from proxy_vpn.doors.serve import Inside
+from proxy_vpn.doors.tun import TunDoor
 from proxy_vpn.doors.tun_device import TunDevice
 from proxy_vpn.doors.tun_setup import TunPlan, change_routes, set_up
 from proxy_vpn.errors import FlowError, Status
@@ -113,6 +115,24 @@ def tell_resolved(name: str, dns: Sequence[str], *, everything: bool) -> bool:
             _log.warning("systemd-resolved does not ask us: %s", done.stderr.decode(errors="replace").strip())
             return False
     return True
+
+
+class ServingDoor:
+    """A TunDoor in whose network peers find services, among the others of `insides`, while it is open."""
+
+    def __init__(self, door: TunDoor, insides: list[Inside]) -> None:
+        self._door = door
+        self._insides = insides
+
+    async def start(self) -> None:
+        await self._door.start()
+        self._insides.append(self._door)
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if self._door in self._insides:
+            self._insides.remove(self._door)
+        await self._door.close()
 
 
 class PeerZone:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from proxy_vpn.doors import resolver_files, unshare
+from proxy_vpn.doors.namespace_sockets import leave_giver
 from proxy_vpn.doors.namespace_wire import (
     MAX_LINE_BYTES,
     Handover,
@@ -69,10 +70,12 @@ def _hand_over(sock: socket.socket, plan: TunPlan) -> None:
     except OSError as error:
         what = f"this kernel does not tell when a process ends: {error.strerror}"
         raise StateError(what, "pvpn exec needs Linux 5.3 (in a container: allow pidfd_open)") from None
-    descriptors = [lifeline, device.fileno(), *(listener.fileno() for listener in listeners)]
     try:
-        with suppress(OSError):
+        with leave_giver() as giver, suppress(OSError):
+            descriptors = [lifeline, device.fileno(), giver.fileno(), *(listener.fileno() for listener in listeners)]
             socket.send_fds(sock, [encode(Handover(device.name))], descriptors)
+    except OSError as error:
+        raise StateError(f"no process can be started: {error.strerror}", "end some") from None
     finally:
         os.close(lifeline)
         device.close()

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from proxy_vpn.doors.acceptor import Acceptor
 from proxy_vpn.doors.listen import listen_unix
+from proxy_vpn.doors.namespace_sockets import SocketSource
 from proxy_vpn.doors.namespace_wire import (
     MAX_DESCRIPTORS,
     MAX_LINE_BYTES,
@@ -54,6 +55,7 @@ class Inside:
 
     device: TunDevice
     listeners: list[socket.socket]
+    sockets: SocketSource
     plan: TunPlan
     wish: Wish
 
@@ -128,17 +130,19 @@ class NamespaceDoor:
         for descriptor in descriptors:
             stack.callback(_close, descriptor)
         handover = decode(line, Handover)
-        if len(descriptors) < 3:
+        if len(descriptors) < 4:
             raise WireError(f"{len(descriptors)} descriptors are too few")
-        lifeline, tun, *rest = descriptors
+        lifeline, tun, giver, *rest = descriptors
         # Copies, which belong to what they are given to: a descriptor closed twice may be another's by then.
         device = TunDevice(os.dup(tun), handover.name)
         stack.callback(device.close)
+        sockets = SocketSource(_own_socket(giver, {socket.AF_UNIX}, socket.SOCK_SEQPACKET))
+        stack.callback(sockets.close)
         listeners: list[socket.socket] = []
         for descriptor in rest:
             listeners.append(_listener(descriptor))
             stack.callback(listeners[-1].close)
-        return lifeline, Inside(device, listeners, plan, wish)
+        return lifeline, Inside(device, listeners, sockets, plan, wish)
 
 
 class _Readiness:
@@ -195,20 +199,29 @@ async def _receive(sock: socket.socket, most: int) -> tuple[bytes, list[int]]:
 
 def _listener(descriptor: int) -> socket.socket:
     """A TCP socket that listens, as a socket of its own; raises WireError for anything else."""
+    sock = _own_socket(descriptor, {socket.AF_INET, socket.AF_INET6}, socket.SOCK_STREAM)
+    try:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        listens = 0
+    if not listens:
+        sock.close()
+        raise WireError("a socket that takes no TCP connections")
+    sock.setblocking(False)
+    return sock
+
+
+def _own_socket(descriptor: int, families: Collection[int], kind: int) -> socket.socket:
+    """A copy that belongs to whoever gets it; raises WireError for what is no such socket."""
     own = os.dup(descriptor)
     try:
         sock = socket.socket(fileno=own)
     except OSError:
         os.close(own)
         raise WireError("a descriptor that is no socket") from None
-    try:
-        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError:
-        listens = 0
-    if not listens or sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+    if sock.family not in families or sock.type != kind:
         sock.close()
-        raise WireError("a socket that takes no TCP connections")
-    sock.setblocking(False)
+        raise WireError("a socket of another kind")
     return sock
 
 

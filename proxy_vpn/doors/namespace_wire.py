@@ -3,7 +3,7 @@
 command                                    process
 Wish      which network, peers only?       Offer     the addresses, routes and name servers to set up
 Handover  with the descriptors (SCM_RIGHTS): a lifeline that becomes readable when the command has ended
-          (its pidfd), the TUN device, the TCP listeners
+          (its pidfd), the TUN device, who makes sockets inside (namespace_sockets), the TCP listeners
                                            Ready     and the command may start
                                            Refusal   instead of either answer
 """
@@ -21,7 +21,7 @@ from proxy_vpn.errors import ControlError, UsageError, WireError
 
 MAX_LINE_BYTES = 64 * 1024
 MAX_LISTENERS = 2 * MAX_NETWORKS
-MAX_DESCRIPTORS = 2 + MAX_LISTENERS
+MAX_DESCRIPTORS = 3 + MAX_LISTENERS
 
 
 class Wish(msgspec.Struct, frozen=True, tag=True):

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
+from itertools import product
 from typing import Protocol
 
 from proxy_vpn.addresses import Address, Target
@@ -20,9 +21,8 @@ from proxy_vpn.doors.dns_elsewhere import NAME_SERVER, HostResolver, answer_quer
 from proxy_vpn.doors.host_addresses import host_addresses
 from proxy_vpn.doors.join import join
 from proxy_vpn.doors.own import OwnListeners
-from proxy_vpn.doors.serve_udp import ServedUdp, Service
+from proxy_vpn.doors.serve_udp import Asked, ServedUdp, Service
 from proxy_vpn.doors.tcp import TcpDuplex
-from proxy_vpn.doors.udp import DatagramFlow
 from proxy_vpn.errors import FlowError, FlowLost, Status
 from proxy_vpn.mesh.duplex import Duplex
 from proxy_vpn.net.interfaces import reachable_addresses
@@ -78,15 +78,19 @@ class IncomingTcp(Incoming, Protocol):
 class IncomingUdp(Incoming, Protocol):
     """A request for datagrams."""
 
-    def accept(self) -> DatagramFlow:
+    def accept(self) -> Asked:
         """Say yes: the flow; raises FlowLost when the peer has given up."""
 
 
 class Inside(Protocol):
     """A way to this host's services by which they see a peer's own address: doors.tun.TunDoor."""
 
+    @property
+    def own_ips(self) -> frozenset[str]:
+        """Where the services are met."""
+
     def own_ip(self, source_ip: str) -> str:
-        """Where the services are met; raises OSError."""
+        """The one of these that is in the network of another; raises OSError."""
 
     async def dial(self, source_ip: str, port: int) -> socket.socket:
         """A connection; raises OSError."""
@@ -98,7 +102,7 @@ class Inside(Protocol):
 class ServeDoor:
     """Dials the service each flow asks for; a coroutine per flow lives as long as the flow, and its caller owns it.
 
-    With `inside`, services are first dialled there, as the peer's addresses (`source_ips`).
+    Services are first dialled in `insides`, in turn, as the peer's addresses (`source_ips`).
     """
 
     def __init__(self, policy: Policy, own: OwnListeners, beyond: Beyond) -> None:
@@ -108,7 +112,7 @@ class ServeDoor:
         self._addresses: list[str] = []
         self._addresses_until = 0.0
         self._services: dict[TcpDuplex, str] = {}
-        self.inside: Inside | None = None
+        self.insides: list[Inside] = []
 
     def network_changed(self) -> None:
         """Break what was dialled at an address that is gone: it would wait for an answer for a quarter of an hour."""
@@ -117,6 +121,7 @@ class ServeDoor:
 
     def _break_off_gone(self) -> None:
         here = {address.ip for address in reachable_addresses(_ANYWHERE)}
+        here = here.union(*(inside.own_ips for inside in self.insides))
         for service, ip in tuple(self._services.items()):
             if ip not in here and not ip_address(ip).is_loopback:
                 service.lose(OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)))
@@ -189,29 +194,23 @@ class ServeDoor:
         return allowed
 
     def _inner_tcp(self, incoming: Incoming, source_ips: Sequence[str]) -> list[tuple[Address, _Connect]]:
-        inside = self.inside
-        if inside is None:
-            return []
-        places = self._inner_places(inside, incoming, source_ips, udp=False)
-        return [(address, partial(inside.dial, ip, incoming.port)) for address, ip in places]
+        places = self._inner_places(incoming, source_ips, udp=False)
+        return [(address, partial(inside.dial, ip, incoming.port)) for inside, address, ip in places]
 
     def _inner_udp(self, incoming: Incoming, source_ips: Sequence[str]) -> list[Callable[[], Service]]:
-        inside = self.inside
-        if inside is None:
-            return []
-        places = self._inner_places(inside, incoming, source_ips, udp=True)
-        return [partial(inside.datagrams_from, ip, incoming.port) for _, ip in places]
+        places = self._inner_places(incoming, source_ips, udp=True)
+        return [partial(inside.datagrams_from, ip, incoming.port) for inside, _, ip in places]
 
     def _inner_places(
-        self, inside: Inside, incoming: Incoming, source_ips: Sequence[str], udp: bool
-    ) -> list[tuple[Address, str]]:
+        self, incoming: Incoming, source_ips: Sequence[str], udp: bool
+    ) -> list[tuple[Inside, Address, str]]:
         """Where a service of this host is met inside, and as whose address."""
-        found: list[tuple[Address, str]] = []
-        for ip in source_ips if not incoming.host else ():
+        found: list[tuple[Inside, Address, str]] = []
+        for inside, ip in product(self.insides, source_ips if not incoming.host else ()):
             with suppress(OSError):
                 address = Address(inside.own_ip(ip), incoming.port)
                 if not self._own.forbids(address, udp):
-                    found.append((address, ip))
+                    found.append((inside, address, ip))
         return found
 
     def _host_addresses(self) -> list[str]:

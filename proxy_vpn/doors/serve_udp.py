@@ -15,10 +15,15 @@ IDLE_S = 60.0
 _PREFERRED_BY_LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
+class Asked(DatagramFlow, Protocol):
+    """A flow that a peer asked for; mesh.flow.UdpFlow is one."""
+
+    def refuse(self) -> None:
+        """Say that nobody listens there now."""
+
+
 class Service(DatagramFlow, Protocol):
     """Datagrams to and from a service of this host; doors.udp.UdpSocket is one."""
-
-    on_refused: Callable[[], None] | None
 
     @property
     def bound(self) -> Address | None:
@@ -28,13 +33,14 @@ class Service(DatagramFlow, Protocol):
 class ServedUdp:
     """Relays between `flow` and the service at one of `candidates`.
 
-    Until the service has answered, an ICMP refusal moves on to the next address and sends the last datagram there.
+    Until the service has answered, an ICMP refusal moves on to the next address and sends the last datagram there. The
+    peer hears of one that leaves no address to try.
     `first`: ways to the service that are tried before the addresses; each may raise OSError.
     """
 
     def __init__(
         self,
-        flow: DatagramFlow,
+        flow: Asked,
         candidates: Sequence[Address],
         own: OwnListeners,
         idle_s: float = IDLE_S,
@@ -102,6 +108,7 @@ class ServedUdp:
             self._service.on_datagram = self._to_peer
             self._service.on_refused = self._refused
             return
+        self._flow.refuse()
 
     def _disconnect(self) -> None:
         if self._service is not None:
@@ -112,6 +119,7 @@ class ServedUdp:
 
     def _refused(self) -> None:
         if self._answered:
+            self._flow.refuse()
             return
         self._index += 1
         self._connect()

@@ -20,7 +20,7 @@ from proxy_vpn.doors.outgoing import Outgoing
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.tun_device import BUFFER_BYTES, TunDevice
 from proxy_vpn.doors.tun_setup import TunPlan
-from proxy_vpn.doors.tun_tcp import TunTcp
+from proxy_vpn.doors.tun_tcp import MakeSocket, TunTcp, socket_here
 from proxy_vpn.doors.tun_udp import ServedDatagrams, TunUdp, Way, way_of
 from proxy_vpn.errors import FlowError
 from proxy_vpn.wire.fragments import Reassembly
@@ -36,6 +36,7 @@ class TunDoor:
     """Serves `device` and the `listeners` that came with it; both are closed with the door.
 
     `echo`: a peer's round trip in seconds, for an address; raises FlowError. `zone`: the names that are known.
+    `make_socket`: a TCP socket in the device's network, which may be another than this process's.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class TunDoor:
         echo: Callable[[str], Awaitable[float]],
         zone: Zone,
         own: OwnListeners,
+        make_socket: MakeSocket = socket_here,
     ) -> None:
         self._device = device
         self._plan = plan
@@ -56,7 +58,7 @@ class TunDoor:
         self._dns = {ip_address(ip).packed for ip in name_servers}
         self._broadcasts = {own.network.broadcast_address.packed for own in plan.addresses if own.version == 4}
         opener = NamesFirst(outgoing, name_servers, zone)
-        self._tcp = TunTcp(device, listeners, opener, own, self._tell_why)
+        self._tcp = TunTcp(device, listeners, opener, own, self._tell_why, make_socket)
         self._udp = TunUdp(device, outgoing, self._tell_why_udp)
         self._fragments = Reassembly()
         self._buffer = bytearray(BUFFER_BYTES)
@@ -74,6 +76,11 @@ class TunDoor:
     def flows(self) -> int:
         """TCP connections and UDP flows that are open, or opening."""
         return len(self._tcp.table) + self._tcp.opening + len(self._udp)
+
+    @property
+    def own_ips(self) -> frozenset[str]:
+        """This machine's addresses there."""
+        return frozenset(str(own.ip) for own in self._plan.addresses)
 
     async def start(self) -> None:
         """Read from now on."""

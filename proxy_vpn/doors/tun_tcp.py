@@ -9,7 +9,7 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from proxy_vpn.addresses import Target
@@ -45,10 +45,19 @@ _FLAGS_AT: Final = 9  # from the region's end
 _CHECKSUM_AT: Final = 12
 _TCP_BYTES_AFTER: Final = 16
 _PLAIN_IPV4: Final = 0x45
+MakeSocket = Callable[[int], Awaitable[socket.socket]]
+
+
+async def socket_here(family: int) -> socket.socket:
+    """A TCP socket in this process's own network."""
+    return socket.socket(family, socket.SOCK_STREAM)
 
 
 class TunTcp:
-    """Translates; `listeners` are on this machine's own addresses. `unreachable` tells a program why not."""
+    """Translates; `listeners` are on this machine's own addresses. `unreachable` tells a program why not.
+
+    `make_socket`: a TCP socket of a family, in the device's network.
+    """
 
     def __init__(
         self,
@@ -57,11 +66,13 @@ class TunTcp:
         outgoing: TcpOpener,
         own: OwnListeners,
         unreachable: Callable[[Packet, FlowError], None],
+        make_socket: MakeSocket,
     ) -> None:
         self.table = TunTable()
         self._device = device
         self._outgoing = outgoing
         self._unreachable = unreachable
+        self._make_socket = make_socket
         self._opening: dict[bytes, asyncio.Task[None]] = {}
         self._ports = {_packed(sock.getsockname()[0]): sock.getsockname()[1] for sock in listeners}
         self._loop = asyncio.get_running_loop()
@@ -115,7 +126,7 @@ class TunTcp:
         """A connection to `port` of our address `own` that its service sees come from `source`; raises OSError."""
         family = socket.AF_INET6 if len(own) == 16 else socket.AF_INET
         for _try in range(PORT_TRIES):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock = await self._make_socket(family)
             try:
                 sock.setblocking(False)
                 sock.bind((_text(own), 0))

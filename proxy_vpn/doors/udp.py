@@ -20,6 +20,7 @@ class DatagramFlow(Protocol):
 
     on_datagram: Callable[[bytes], None] | None
     on_closed: Callable[[], None] | None
+    on_refused: Callable[[], None] | None  # what was sent found nobody who listens
 
     def send(self, payload: bytes) -> None:
         """Send one datagram, or drop it when it must be dropped."""

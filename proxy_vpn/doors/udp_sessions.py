@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from typing import Generic, TypeVar
 
 from proxy_vpn.doors.udp import DatagramFlow
-from proxy_vpn.errors import FlowError
+from proxy_vpn.errors import FlowError, Status
 
 IDLE_S = 60.0
 RETRY_S = 2.0  # before a flow that could not be opened is tried again
 MAX_PENDING = 16  # datagrams kept while a flow opens
 
+_NOBODY = FlowError(Status.REFUSED, "nobody listens there")
 _log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 
@@ -22,7 +24,7 @@ class UdpSessions(Generic[K]):
     """Sends each key's datagrams through its own flow; what comes back goes to `deliver(key, payload)`.
 
     At most `limit` flows: the one unused longest makes room. One unused for `idle_s` is closed. `failed` hears why a
-    flow could not be opened.
+    datagram is lost: its flow could not be opened, which is believed for RETRY_S, or nobody listens there.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class UdpSessions(Generic[K]):
         if self._closed:
             return
         session = self._sessions.get(key)
-        if session is None or (session.failed and self._loop.time() >= session.used + RETRY_S):
+        if session is None or (session.error is not None and self._loop.time() >= session.used + RETRY_S):
             session = self._new_session(key)
-        if session.failed:
+        if session.error is not None:
+            self._tell(key, session.error)
             return
         session.used = self._loop.time()
         if session.flow is not None:
@@ -88,14 +91,13 @@ class UdpSessions(Generic[K]):
             flow = await self._open_flow(key)
         except FlowError as error:
             _log.info("no UDP flow: %s", error)
-            session.fail(self._loop.time())
-            if self._failed is not None:
-                self._failed(key, error)
+            session.fail(error, self._loop.time())
+            self._tell(key, error)
             return
         except Exception:
             # The edge to the rest of the process: a datagram may be lost, the door may not.
             _log.exception("opening a UDP flow failed")
-            session.fail(self._loop.time())
+            session.fail(FlowError(Status.INTERNAL, "opening a UDP flow failed"), self._loop.time())
             return
         session.flow = flow
 
@@ -109,9 +111,14 @@ class UdpSessions(Generic[K]):
 
         flow.on_datagram = on_datagram
         flow.on_closed = on_closed
+        flow.on_refused = partial(self._tell, key, _NOBODY)
         for payload in session.pending:
             flow.send(payload)
         session.pending.clear()
+
+    def _tell(self, key: K, error: FlowError) -> None:
+        if self._failed is not None:
+            self._failed(key, error)
 
     def _drop(self, key: K) -> None:
         session = self._sessions.pop(key, None)
@@ -136,9 +143,9 @@ class _Session:
         self.flow: DatagramFlow | None = None
         self.task: asyncio.Task[None] | None = None
         self.pending: list[bytes] = []
-        self.failed = False
+        self.error: FlowError | None = None
 
-    def fail(self, now: float) -> None:
-        self.failed = True
+    def fail(self, error: FlowError, now: float) -> None:
+        self.error = error
         self.used = now
         self.pending.clear()

@@ -8,6 +8,7 @@ as the sink consumes, within a window that doubles while a whole window is consu
     Open head ------------------------------> offered: accept() or refuse()
     <----------------------------- one Status byte
     raw bytes, FIN each way                   a reset or a lost peer is `lost`, never an end
+    <---- (UDP) one more whenever a datagram finds nobody who listens
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy_vpn.addresses import Target
-from proxy_vpn.errors import FlowLost, WireError
+from proxy_vpn.errors import FlowLost, Status, WireError
 from proxy_vpn.mesh.duplex import Sink
 from proxy_vpn.mesh.tap import Kind, Line
 from proxy_vpn.wire.messages import Reassembler, split_datagram
@@ -28,10 +29,12 @@ PEER_GROWTH_LIMIT_BYTES = 16 << 20
 PROCESS_GROWTH_LIMIT_BYTES = 256 << 20
 CHUNK_BYTES = 64 * 1024
 RESET_CODE = 1
+REFUSED_EVERY_S = 0.1
 BULK_WINDOW_BYTES = 128 * 1024
 BULK_WITHIN_S = 0.1
 _GRANT_FRACTION = 2
 _SCHEDULING_S = 0.0005
+_REFUSED = bytes((Status.REFUSED,))
 
 
 class Budget:
@@ -339,9 +342,11 @@ class UdpFlow:
         self.peer_name = carrier.peer_name
         self.on_datagram: Callable[[bytes], None] | None = None
         self.on_closed: Callable[[], None] | None = None
+        self.on_refused: Callable[[], None] | None = None
         self._carrier = carrier
         self._line = carrier.line
         self._parts = Reassembler()
+        self._refuse_at = 0.0
         self._over = False
 
     def send(self, payload: bytes) -> None:
@@ -357,6 +362,14 @@ class UdpFlow:
             self._carrier.abort_stream(self.stream_id)
             self._end()
 
+    def refuse(self) -> None:
+        """Say that nobody listens there now, ten times a second at most; for the side that was asked."""
+        now = self._carrier.now()
+        if not self._over and now >= self._refuse_at:
+            self._refuse_at = now + REFUSED_EVERY_S
+            self._tell_unreachable(True)
+            self._carrier.send_stream(self.stream_id, _REFUSED, False)
+
     def frame_received(self, frame: bytes, now: float) -> None:
         """A DATAGRAM frame of this flow."""
         try:
@@ -370,10 +383,15 @@ class UdpFlow:
             self.on_datagram(payload)
 
     def stream_received(self, data: bytes, end: bool) -> bool:
-        """The stream carries nothing but its end; False if the peer sends bytes there."""
-        if end and not self._over:
+        """The stream carries its end, and that datagrams found nobody; False if the peer sends anything else."""
+        refused = data[:1] == _REFUSED and not self._over
+        if refused:
+            self._tell_unreachable(False)
+        if refused and self.on_refused is not None:
+            self.on_refused()
+        if end:
             self.close()
-        return not data
+        return not data.strip(_REFUSED)
 
     def stream_reset(self) -> None:
         """The peer ended the flow."""
@@ -392,6 +410,10 @@ class UdpFlow:
 
     def credit_received(self, limit: int) -> None:
         """UDP needs no credit."""
+
+    def _tell_unreachable(self, from_here: bool) -> None:
+        if self._line.watchers:
+            self._line.tell(Kind.UNREACHABLE, self.stream_id, self.target, from_here)
 
     def _end(self) -> None:
         self._over = True

@@ -155,9 +155,7 @@ class Streams:
         answer: asyncio.Future[_AnyFlow] = self._loop.create_future()
 
         def answered(status: Status) -> _AnyFlow | None:
-            if kind == "tcp" and self.line.watchers:
-                what = Kind.ACCEPTED if status is Status.OK else Kind.REFUSED
-                self.line.tell(what, stream_id, target, False, 0, len(head))
+            self._tell_answer(stream_id, target, kind == "tcp", status is Status.OK, False, len(head))
             if status is Status.OK:
                 flow = make(stream_id, len(head))
                 self._streams[stream_id] = flow
@@ -198,9 +196,9 @@ class Streams:
     def answer(self, stream_id: int, status: Status, flow: Flow | UdpFlow | None) -> None:
         """The status byte of a flow that the peer asked for."""
         offer = self._streams.get(stream_id)
-        if self.line.watchers and isinstance(offer, IncomingTcp):
-            what = Kind.REFUSED if flow is None else Kind.ACCEPTED
-            self.line.tell(what, stream_id, offer.target, True, 0, offer.head_bytes)
+        if isinstance(offer, Incoming):
+            is_tcp = isinstance(offer, IncomingTcp)
+            self._tell_answer(stream_id, offer.target, is_tcp, flow is not None, True, offer.head_bytes)
         if flow is None:
             self._forget(stream_id)
             self.send_stream(stream_id, bytes((status,)), True)
@@ -210,6 +208,16 @@ class Streams:
         if isinstance(flow, UdpFlow):
             for frame in self._datagrams.kept(stream_id):
                 self._loop.call_soon(flow.frame_received, frame, self.now())
+
+    def _tell_answer(
+        self, stream_id: int, target: Target, is_tcp: bool, accepted: bool, from_here: bool, asked: int
+    ) -> None:
+        if not self.line.watchers:
+            return
+        if is_tcp:
+            self.line.tell(Kind.ACCEPTED if accepted else Kind.REFUSED, stream_id, target, from_here, 0, asked)
+        elif not accepted:
+            self.line.tell(Kind.UNREACHABLE, stream_id, target, from_here)
 
     def _drop(self, stream_id: int) -> None:
         self._forget(stream_id)

@@ -25,6 +25,7 @@ class Kind(Enum):
     DATA = auto()  # bytes of it, their end, or both
     RESET = auto()  # broken by one side, or lost with the connection
     DATAGRAM = auto()  # one payload of a UDP flow
+    UNREACHABLE = auto()  # a UDP flow is refused, or what it carried found nobody who listens
 
 
 class Seen(NamedTuple):

@@ -167,6 +167,22 @@ def test_a_host_beyond_has_its_own_address(headers: dict[int, Headers], opened_h
     assert (packet["IP"].src, packet["IP"].dst) == ends
 
 
+@pytest.mark.parametrize("v4", [True, False], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("from_here", [True, False])
+def test_a_datagram_that_found_nobody_is_icmp(headers: dict[int, Headers], v4: bool, from_here: bool) -> None:
+    line = Tap().line("home", PEER, initiator=not from_here)  # who refuses is never who asked
+    report = Seen(AT, line, Kind.UNREACHABLE, 8, SERVICE, from_here)
+    datagram = report._replace(kind=Kind.DATAGRAM, from_here=not from_here, data=b"ping")
+    sent, said = read(pcap([datagram, report], headers, book=lambda *_: (Both(1, v4), Both(2, v4))))
+    ip, quoted = ("IP", "IP in ICMP") if v4 else ("IPv6", "IPv6 in ICMPv6")
+    assert (said[ip].src, said[ip].dst) == (sent[ip].dst, sent[ip].src)
+    assert (said[quoted].src, said[quoted].dst) == (sent[ip].src, sent[ip].dst)
+    ports = said["UDP in ICMP"]
+    assert (ports.sport, ports.dport) == (sent["UDP"].sport, sent["UDP"].dport) and ports.dport == SERVICE.port
+    kind = said["ICMP" if v4 else "ICMPv6 Destination Unreachable"]
+    assert (kind.type, kind.code) == ((3, 3) if v4 else (1, 4))
+
+
 def test_flows_of_two_sessions_do_not_share_a_conversation(headers: dict[int, Headers]) -> None:
     tap, seen = Tap(), []
     tap.watchers.append(seen.append)
@@ -197,7 +213,8 @@ reports_of_any_kind = st.builds(
 def test_any_report_becomes_packets_of_its_count(headers: dict[int, Headers], seen: Seen, snap_bytes: int) -> None:
     packets = list(Conversations(book, headers).packets(seen, snap_bytes))
     assert len(packets) == count(seen)
-    assert all(len(packet.data) == min(snap_bytes, packet.wire_bytes) <= 65535 for packet in packets)
+    # An IPv6 header is not part of the length that it tells: RFC 8200, 3.
+    assert all(len(packet.data) == min(snap_bytes, packet.wire_bytes) <= 40 + 65535 for packet in packets)
     carried = sum(packet.wire_bytes for packet in packets)
     assert carried >= min(len(seen.data), DATAGRAM_BYTES if seen.kind is Kind.DATAGRAM else 0)
 

@@ -127,11 +127,12 @@ class Made:
     def __init__(self) -> None:
         self.lifeline, self.alive = os.pipe()
         self.device = os.open(os.devnull, os.O_RDWR)
+        self.giver, self.taker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listeners = [socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))]
 
     @property
     def descriptors(self) -> list[int]:
-        return [self.lifeline, self.device, *(listener.fileno() for listener in self.listeners)]
+        return [self.lifeline, self.device, self.giver.fileno(), *(listener.fileno() for listener in self.listeners)]
 
     def die(self) -> None:
         if self.alive >= 0:
@@ -142,6 +143,8 @@ class Made:
         self.die()
         os.close(self.lifeline)
         os.close(self.device)
+        self.giver.close()
+        self.taker.close()
         for listener in self.listeners:
             listener.close()
 
@@ -317,15 +320,17 @@ def test_a_wish_that_is_none(tmp_path: Path, said: bytes) -> None:
 def test_descriptors_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     async def check(world: World, made: Made) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as idle, (tmp_path / "f").open("w+") as file:
-            lifeline, device, listener, _ = made.descriptors
+            lifeline, device, giver, listener, _ = made.descriptors
             for wrong in (
                 [lifeline],
-                [lifeline, device],
-                [lifeline, device, device],
-                [lifeline, device, listener, udp.fileno()],
-                [lifeline, device, listener, idle.fileno()],
-                [file.fileno(), device, listener],
-                [lifeline, device, *[listener] * (MAX_DESCRIPTORS - 1)],
+                [lifeline, device, giver],
+                [lifeline, device, device, listener],
+                [lifeline, device, listener, listener],
+                [lifeline, device, giver, device],
+                [lifeline, device, giver, listener, udp.fileno()],
+                [lifeline, device, giver, listener, idle.fileno()],
+                [file.fileno(), device, giver, listener],
+                [lifeline, device, giver, *[listener] * (MAX_DESCRIPTORS - 2)],
                 [listener] * 250,
             ):
                 client = await world.client()

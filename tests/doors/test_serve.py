@@ -263,9 +263,12 @@ def test_a_datagram_service_may_start_late(host: list[str]) -> None:
         port = free_udp_port("127.0.0.2")
         offer = UdpOffer(port)
         serving = asyncio.ensure_future(serve_door(FakePolicy(), OwnListeners()).serve_udp(offer))
+        refused = asyncio.Event()
+        offer.far.on_refused = refused.set
         for _try in range(3):
             await asyncio.sleep(0)
             offer.far.send(b"anybody?")
+        await asyncio.wait_for(refused.wait(), WAIT_S)
         async with udp_service(bytes.upper, "127.0.0.2", port):
             while not offer.heard.empty() or not (await offer.ask(b"now")).startswith((b"NOW", b"ANYBODY?")):
                 offer.heard.get_nowait()

@@ -12,7 +12,7 @@ from scapy.layers.inet import IP, TCP
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.doors.own import OwnListeners
-from proxy_vpn.doors.tun_tcp import TunTcp
+from proxy_vpn.doors.tun_tcp import TunTcp, socket_here
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.wire.packet import VNET_BYTES, Packet
 
@@ -46,7 +46,7 @@ class Stage:
         listener = socket.create_server((OWN, 0))
         self.device, self.outgoing = Device(), Outgoing()
         self.told: list[FlowError] = []
-        self.tcp = TunTcp(self.device, [listener], self.outgoing, OwnListeners(), self._tell)  # type: ignore[arg-type]
+        self.tcp = TunTcp(self.device, [listener], self.outgoing, OwnListeners(), self._tell, socket_here)  # type: ignore[arg-type]
 
     def _tell(self, packet: Packet, error: FlowError) -> None:
         self.told.append(error)

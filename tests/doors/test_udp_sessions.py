@@ -26,7 +26,14 @@ class Bench:
         self.failing = False
         self.heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self.back: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-        self.sessions = UdpSessions(self.open, lambda key, data: self.back.put_nowait((key, data)), limit, idle_s)
+        self.told: list[tuple[str, Status]] = []
+        self.sessions = UdpSessions(self.open, self.deliver, limit, idle_s, self.tell)
+
+    def deliver(self, key: str, data: bytes) -> None:
+        self.back.put_nowait((key, data))
+
+    def tell(self, key: str, error: FlowError) -> None:
+        self.told.append((key, error.status))
 
     async def open(self, key: str) -> DatagramFlow:
         self.opened.append(key)
@@ -130,10 +137,25 @@ def test_failures_are_retried_but_not_at_once(monkeypatch: pytest.MonkeyPatch) -
             await asyncio.sleep(0)
             bench.sessions.send("a", b"lost too")
         assert bench.opened == ["a"]
+        assert len(bench.told) >= 3 and set(bench.told) == {("a", Status.UNREACHABLE)}, "each that is lost"
         bench.failing = False
         monkeypatch.setattr(udp_sessions, "RETRY_S", 0.0)
         bench.sessions.send("a", b"found")
         assert await next_of(bench.heard) == ("a", b"found")
+        await bench.sessions.close()
+
+    asyncio.run(main())
+
+
+def test_that_nobody_listens_is_told_and_the_flow_stays() -> None:
+    async def main() -> None:
+        bench = Bench()
+        for turn in range(1, 3):
+            bench.sessions.send("a", b"x")
+            await next_of(bench.heard)
+            bench.far["a"].refuse()
+            assert bench.told == [("a", Status.REFUSED)] * turn
+        assert bench.opened == ["a"] and not bench.far["a"].closed
         await bench.sessions.close()
 
     asyncio.run(main())

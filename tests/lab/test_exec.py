@@ -6,17 +6,21 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.daemon import Daemon
+from tests.lab.daemon import SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
-from tests.lab.scenes import serve_web, two_peers
+from tests.lab.scenes import curl, serve_web, two_peers
 from tests.support import nobody
 
+GONE_S = 10.0
 ROOT_RUNS = os.geteuid() == 0
 
 
@@ -95,3 +99,31 @@ def test_an_ordinary_user_s_daemon_and_commands(lab: Lab, key: Path, tmp_path: P
         peer_a.stop()
     finally:
         shutil.rmtree(directory)
+
+
+def test_what_a_command_serves_ends_with_it(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key)
+    before = networks_of_processes()
+    (tmp_path / "hello").write_text("hello from within")
+    words = ("exec", "--", sys.executable, "-u", "-m", "http.server", "8000", "--directory", str(tmp_path))
+    with peer_b.start_command(*words) as server:
+        server.wait_for("Serving HTTP")
+        url = "http://peer-b:8000/hello"
+        proxy = f"socks5h://127.0.0.1:{SOCKS_PORT}"
+        assert curl(peer_a.host, "-x", proxy, url) == "hello from within"
+        assert peer_b.host.run(["curl", "-sS", "http://127.0.0.1:8000/"], check=False).returncode == 7
+        assert len(networks_of_processes() - before) == 1
+    deadline = time.monotonic() + GONE_S
+    while networks_of_processes() - before:
+        assert time.monotonic() < deadline, "a process stayed in the command's network"
+    refused = peer_a.host.run(["curl", "-sS", "--max-time", "20", "-x", proxy, url], check=False)
+    assert refused.returncode == 97, refused.stderr
+
+
+def networks_of_processes() -> set[str]:
+    """The network namespaces in which some process of this machine is."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            found.add(os.readlink(process / "ns/net"))
+    return found

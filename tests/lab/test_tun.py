@@ -14,8 +14,6 @@ from tests.bench import usage
 from tests.lab.daemon import PVPN, SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
 from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web, two_peers
-from tests.support import sshd
-from tests.support.tools import missing_tools
 
 NET_BIND_SERVICE = 1 << 10
 HOSTILE_PACKETS = 100_000
@@ -87,18 +85,6 @@ def test_services_see_the_peer_and_refusals_are_refusals(lab: Lab, key: Path) ->
     assert "Connection refused" in refused.stderr
 
 
-@pytest.mark.parametrize("family", [4, 6])
-def test_iperf3(lab: Lab, key: Path, family: int) -> None:
-    peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
-    peer_b.host.popen(["iperf3", "-s", "--forceflush"]).wait_for("listening")
-    there = addresses(peer_b)[0 if family == 4 else 1]
-    for way in ([], ["-R"]):
-        said = json.loads(peer_a.host.run(["iperf3", "-J", "-c", there, "-t", "1", *way], timeout_s=30).stdout)
-        assert said["end"]["sum_received"]["bytes"] > 0
-    said = json.loads(peer_a.host.run(["iperf3", "-J", "-u", "-b", "5M", "-l", "1100", "-c", there, "-t", "1"]).stdout)
-    assert said["end"]["sum"]["lost_percent"] < 5
-
-
 def test_only_what_is_needed_is_kept_and_a_crash_leaves_nothing(lab: Lab, key: Path, tmp_path: Path) -> None:
     peer_a, peer_b = two_peers(lab, key, ["--tun"], [])
     serve_web(peer_b.host, tmp_path / "web")
@@ -152,28 +138,6 @@ def test_hostile_packets(lab: Lab, key: Path, tmp_path: Path) -> None:
     assert curl(peer_a.host, f"http://{peer}:8000/hello") == "hello from b"
     assert usage.memory_mb([peer_a.process.pid], "VmRSS") < memory + 100
     assert not re.search("Traceback|task failed|went wrong", peer_a.output), peer_a.output
-
-
-def test_http3(lab: Lab, key: Path, tmp_path: Path) -> None:
-    """QUIC in UDP: between two interfaces, and from a command's own network, by name."""
-    peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
-    peer_b.host.python("-m", "tests.lab.http3", "serve", "4433", str(tmp_path)).wait_for("^serving")
-    there = addresses(peer_b)[0]
-    assert peer_a.host.python("-m", "tests.lab.http3", "get", there, "4433").wait_for("^hello over h3$")
-    words = ("exec", "--", sys.executable, "-m", "tests.lab.http3", "get", "peer-b", "4433")
-    assert peer_a.pvpn(*words).stdout == "hello over h3\n"
-
-
-def test_ssh(lab: Lab, key: Path, tmp_path: Path) -> None:
-    peer_a, peer_b = two_peers(lab, key, ["--tun"], [])
-    if reason := missing_tools(("sshd", "ssh", "ssh-keygen")):
-        pytest.skip(reason)
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    daemon = sshd.Sshd.prepare(keys)
-    peer_b.host.popen(daemon.server(2222), as_self=True).wait_for("listening on")
-    command = daemon.client("-p", "2222", addresses(peer_b)[0], "echo from $((40 + 2))")
-    assert peer_a.host.run(command, timeout_s=30).stdout == "from 42\n"
 
 
 def test_one_interface_for_two_networks(lab: Lab, key: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from proxy_vpn.mesh.flow import (
     FLOW_WINDOW_LIMIT_BYTES,
     IMPLIED_CREDIT_BYTES,
     PEER_GROWTH_LIMIT_BYTES,
+    REFUSED_EVERY_S,
     Budget,
     Flow,
     UdpFlow,
@@ -517,6 +518,22 @@ def test_a_udp_flow_closes_once_however_it_ends(how: str) -> None:
     flow.send(b"x")
     flow.frame_received(datagram_frames(STREAM, 1, b"late", 1000)[0], 1.0)
     assert closed == [True] and carrier.ended == [STREAM] and not carrier.datagrams and not payloads
+
+
+def test_that_nobody_listens_is_said_and_heard() -> None:
+    flow, carrier, _, closed = udp_bench()
+    for _ in range(3):
+        carrier.clock_s += REFUSED_EVERY_S
+        flow.refuse(), flow.refuse()
+    assert carrier.sent == b"\x02" * 3 and not carrier.ended_sending
+    heard: list[bool] = []
+    flow.on_refused = lambda: heard.append(True)
+    assert flow.stream_received(b"\x02", False) and flow.stream_received(b"\x02\x02", False)
+    assert heard == [True] * 2 and not closed
+    assert not flow.stream_received(b"\x02x", False)
+    flow.close()
+    flow.refuse()
+    assert flow.stream_received(b"\x02", True) and len(heard) == 3 and len(carrier.sent) == 3
 
 
 def test_bytes_on_a_udp_flows_stream_are_a_fault_of_the_peer() -> None:

@@ -159,7 +159,12 @@ class MemoryUdp:
         self.other: MemoryUdp
         self.on_datagram: Callable[[bytes], None] | None = None
         self.on_closed: Callable[[], None] | None = None
+        self.on_refused: Callable[[], None] | None = None
         self.closed = False
+
+    def refuse(self) -> None:
+        if self.other.on_refused is not None:
+            self.other.on_refused()
 
     def send(self, payload: bytes) -> None:
         if not self.closed:
