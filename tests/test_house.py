@@ -52,7 +52,7 @@ BLOCKING_IN_COROUTINES = BLOCKING | frozenset(
 )
 
 # What they do, they do in a process of its own before or without a loop; only their coroutines are looked at.
-LOOPLESS = frozenset({"proxy_vpn.cli.requests", "proxy_vpn.daemon.demo"})
+LOOPLESS = frozenset({"proxy_vpn.cli.requests", "proxy_vpn.daemon.demo", "proxy_vpn.doors.namespace_giver"})
 
 MODULES = {
     ".".join(("proxy_vpn", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path

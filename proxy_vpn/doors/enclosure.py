@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from proxy_vpn.doors import resolver_files, unshare
-from proxy_vpn.doors.namespace_sockets import leave_giver
+from proxy_vpn.doors.namespace_giver import leave_giver
 from proxy_vpn.doors.namespace_wire import (
     MAX_LINE_BYTES,
     Handover,
