@@ -3,12 +3,14 @@
     curl --unix-socket STATE/control.sock http://pvpn/v1/status
 
 What it serves is listed in `messages`. It asks the Daemon, turns PvpnErrors into JSON, and holds a forward for as
-long as the connection that asked for it: a killed CLI leaves nothing behind.
+long as the connection that asked for it: a killed CLI leaves nothing behind. aiohttp, which takes 15 MB and a fifth of
+a second, is loaded for the first who asks: many a daemon is never asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -109,11 +111,37 @@ class ControlServer:
         self.path = path
         self._daemon = daemon
         self._captures = captures
-        self._runner: web.AppRunner | None = None
+        self._listener: socket.socket | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._held: dict[ForwardSpec, asyncio.Event] = {}
 
     async def start(self) -> None:
         """Listen; only for the holder of the state's lock. Raises StateError."""
+        self._listener = _listen(self.path)
+        asyncio.get_running_loop().add_reader(self._listener, self._first_comes, self._listener)
+
+    def _first_comes(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        self._serving = loop.create_task(self._serve(listener))
+
+    async def _serve(self, listener: socket.socket) -> None:
+        await asyncio.to_thread(importlib.import_module, "aiohttp.web")
+        from aiohttp import web
+
+        # handler_cancellation: who hangs up no longer waits, and a held forward ends with its connection.
+        app = self._application()
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
+        try:
+            await runner.setup()
+            await web.SockSite(runner, listener, backlog=MAX_WAITING_CLIENTS).start()
+            await asyncio.Event().wait()  # until it is closed
+        except Exception:  # the edge: nobody can be answered, and the process lives on
+            log.exception("control requests can't be answered")
+        finally:
+            await runner.cleanup()
+
+    def _application(self) -> web.Application:
         from aiohttp import web
 
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[web.middleware(_answer_errors)])
@@ -130,17 +158,7 @@ class ControlServer:
             app.router.add_get("/v1/capture", self._capture, allow_head=False)
             app.router.add_delete("/v1/capture", self._end_capture)
         app.router.add_get("/readyz", self._readyz)
-        # handler_cancellation: who hangs up no longer waits, and a held forward ends with its connection.
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
-        listener = _listen(self.path)
-        try:
-            await runner.setup()
-            await web.SockSite(runner, listener, backlog=MAX_WAITING_CLIENTS).start()
-        except BaseException:
-            listener.close()
-            await runner.cleanup()
-            raise
-        self._runner = runner
+        return app
 
     async def close(self) -> None:
         """End every request, held forwards too, and remove the socket; idempotent."""
@@ -148,11 +166,17 @@ class ControlServer:
             ended.set()
         if self._captures is not None:
             self._captures.close()
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
-            with suppress(OSError):
-                self.path.unlink()
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        if self._serving is None:
+            asyncio.get_running_loop().remove_reader(listener)
+        else:
+            self._serving.cancel()
+            await asyncio.wait((self._serving,))
+        listener.close()
+        with suppress(OSError):
+            self.path.unlink()
 
     async def _status(self, request: web.Request) -> web.StreamResponse:
         return _json(_of_network(self._daemon.status(), request.query.get("net", "")))
@@ -309,6 +333,8 @@ def _listen(path: Path) -> socket.socket:
     try:
         listener.bind(str(path))
         path.chmod(0o600)
+        listener.listen(MAX_WAITING_CLIENTS)
+        listener.setblocking(False)
         return listener
     except OSError as error:
         listener.close()

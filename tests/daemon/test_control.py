@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,22 @@ from proxy_vpn.daemon.messages import MAX_BODY_BYTES
 from proxy_vpn.errors import ControlError, FlowError, FlowLost, KeyFileError, PvpnError, StateError, Status, UsageError
 from tests.daemon.fake import FakeDaemon, serving
 
+ROOT = Path(__file__).resolve().parents[2]
+# A daemon that is never asked, from its start to its end.
+UNASKED = """
+import asyncio, pathlib, sys
+from proxy_vpn.daemon.control import ControlServer
+from tests.daemon.fake import FakeDaemon
+
+async def main():
+    server = ControlServer(FakeDaemon(), pathlib.Path(sys.argv[1]))
+    await server.start()
+    await asyncio.sleep(0)
+    await server.close()
+
+asyncio.run(main())
+sys.exit("aiohttp" in sys.modules)
+"""
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
 
@@ -180,6 +197,13 @@ def test_the_socket_is_private_and_replaces_a_dead_one(tmp_path: Path, daemon: F
     with serving(daemon, path):
         assert path.stat().st_mode & 0o777 == 0o600
         assert curl(path, "GET", "/readyz")[0] == 200
+
+
+def test_a_process_that_nobody_asks_does_without_aiohttp(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / "control.sock"
+    done = subprocess.run([sys.executable, "-c", UNASKED, str(path)], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0 and not path.exists()
 
 
 def test_a_directory_open_to_others_is_refused(tmp_path: Path, daemon: FakeDaemon) -> None:
