@@ -229,7 +229,7 @@ class Node:
         zone = tunnel.PeerZone(self.router, self.meshes, to_exit=bool(settings.exit))
         outgoing = Outgoing(self.router, None)
         self.tun = TunDoor(device, listeners, plan, outgoing, partial(tunnel.echo, self.router), zone, self.own)
-        door = tunnel.ServingDoor(self.tun, self._serve.insides)
+        door = tunnel.ServingDoor(self.tun, self._serve)
         self._stack.push_async_callback(door.close)
         await door.start()
         if settings.accept_routes:
@@ -246,7 +246,7 @@ class Node:
         outgoing = Outgoing(self.router, direct)
         make_socket = inside.sockets.make
         door = TunDoor(inside.device, inside.listeners, inside.plan, outgoing, ping, zone, self.own, make_socket)
-        return tunnel.ServingDoor(door, self._serve.insides)
+        return tunnel.ServingDoor(door, self._serve)
 
     async def _open_proxy(self, door: ProxyDoor) -> Address | str:
         where = await door.start()

@@ -17,7 +17,7 @@ from typing import Final
 
 from proxy_vpn.doors import capabilities
 from proxy_vpn.doors.dns_elsewhere import ExitResolver, HostResolver, name_servers
-from proxy_vpn.doors.serve import Inside
+from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.tun import TunDoor
 from proxy_vpn.doors.tun_device import TunDevice
 from proxy_vpn.doors.tun_setup import TunPlan, change_routes, set_up
@@ -118,20 +118,22 @@ def tell_resolved(name: str, dns: Sequence[str], *, everything: bool) -> bool:
 
 
 class ServingDoor:
-    """A TunDoor in whose network peers find services, among the others of `insides`, while it is open."""
+    """A TunDoor in whose network `serve` finds services while it is open."""
 
-    def __init__(self, door: TunDoor, insides: list[Inside]) -> None:
+    def __init__(self, door: TunDoor, serve: ServeDoor) -> None:
         self._door = door
-        self._insides = insides
+        self._serve = serve
 
     async def start(self) -> None:
         await self._door.start()
-        self._insides.append(self._door)
+        self._serve.insides.append(self._door)
+
+    async def finish(self) -> None:
+        await self._door.finish()
 
     async def close(self) -> None:
         """Idempotent."""
-        if self._door in self._insides:
-            self._insides.remove(self._door)
+        self._serve.leave(self._door)
         await self._door.close()
 
 

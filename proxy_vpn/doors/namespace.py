@@ -46,6 +46,8 @@ class Door(Protocol):
 
     async def start(self) -> object: ...
 
+    async def finish(self) -> None: ...
+
     async def close(self) -> None: ...
 
 
@@ -119,6 +121,7 @@ class NamespaceDoor:
             await asyncio.get_running_loop().sock_sendall(sock, encode(Ready()))
             sock.close()
             await ended.wait()
+            await door.finish()
 
     async def _set_up(self, sock: socket.socket, stack: AsyncExitStack) -> tuple[int, Inside]:
         """Agree on a plan and receive what was made; `stack` closes it. Raises PvpnError."""

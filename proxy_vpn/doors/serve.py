@@ -85,12 +85,8 @@ class IncomingUdp(Incoming, Protocol):
 class Inside(Protocol):
     """A way to this host's services by which they see a peer's own address: doors.tun.TunDoor."""
 
-    @property
-    def own_ips(self) -> frozenset[str]:
-        """Where the services are met."""
-
     def own_ip(self, source_ip: str) -> str:
-        """The one of these that is in the network of another; raises OSError."""
+        """Where the services are met; raises OSError."""
 
     async def dial(self, source_ip: str, port: int) -> socket.socket:
         """A connection; raises OSError."""
@@ -111,7 +107,7 @@ class ServeDoor:
         self._own = own
         self._addresses: list[str] = []
         self._addresses_until = 0.0
-        self._services: dict[TcpDuplex, str] = {}
+        self._services: dict[TcpDuplex, Inside | None] = {}
         self.insides: list[Inside] = []
 
     def network_changed(self) -> None:
@@ -121,15 +117,23 @@ class ServeDoor:
 
     def _break_off_gone(self) -> None:
         here = {address.ip for address in reachable_addresses(_ANYWHERE)}
-        here = here.union(*(inside.own_ips for inside in self.insides))
-        for service, ip in tuple(self._services.items()):
-            if ip not in here and not ip_address(ip).is_loopback:
+        for service, inside in tuple(self._services.items()):
+            ip = service.local_ip
+            if inside is None and ip not in here and not ip_address(ip).is_loopback:
                 service.lose(OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)))
+
+    def leave(self, inside: Inside) -> None:
+        """Dial there no more, and break what was dialled there; idempotent."""
+        if inside in self.insides:
+            self.insides.remove(inside)
+        for service, where in tuple(self._services.items()):
+            if where is inside:
+                service.lose(OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)))
 
     async def serve_tcp(self, incoming: IncomingTcp, source_ips: Sequence[str] = ()) -> None:
         """Refuse the flow, or splice it with the service until both have ended; cancelled, it resets both."""
         try:
-            service = await self._dial(incoming, source_ips)
+            service, inside = await self._dial(incoming, source_ips)
         except FlowError as error:
             _log.info("refused %s: %s", incoming.peer_name, error)
             incoming.refuse(error.status)
@@ -139,7 +143,7 @@ class ServeDoor:
         except FlowLost:
             service.abort()
             return
-        self._services[service] = service.local_ip
+        self._services[service] = inside
         try:
             await join(service, flow)
         finally:
@@ -160,14 +164,15 @@ class ServeDoor:
         with suppress(FlowLost):
             await ServedUdp(incoming.accept(), candidates, self._own, first=self._inner_udp(incoming, source_ips)).run()
 
-    async def _dial(self, incoming: Incoming, source_ips: Sequence[str]) -> TcpDuplex:
+    async def _dial(self, incoming: Incoming, source_ips: Sequence[str]) -> tuple[TcpDuplex, Inside | None]:
+        """A service, and inside which network it is."""
         errors: list[FlowError] = []
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                outer = [(address, _dialling(address)) for address in await self._candidates(incoming, udp=False)]
-                for address, connect in [*self._inner_tcp(incoming, source_ips), *outer]:
+                outer = [(None, address, _dialling(address)) for address in await self._candidates(incoming, udp=False)]
+                for inside, address, connect in [*self._inner_tcp(incoming, source_ips), *outer]:
                     try:
-                        return TcpDuplex(await connect())
+                        return TcpDuplex(await connect()), inside
                     except OSError as error:
                         errors.append(dial_error(address, error))
         except TimeoutError as error:
@@ -193,9 +198,9 @@ class ServeDoor:
             raise FlowError(Status.POLICY, f"port {port} is pvpn's own")
         return allowed
 
-    def _inner_tcp(self, incoming: Incoming, source_ips: Sequence[str]) -> list[tuple[Address, _Connect]]:
+    def _inner_tcp(self, incoming: Incoming, source_ips: Sequence[str]) -> list[tuple[Inside, Address, _Connect]]:
         places = self._inner_places(incoming, source_ips, udp=False)
-        return [(address, partial(inside.dial, ip, incoming.port)) for inside, address, ip in places]
+        return [(inside, address, partial(inside.dial, ip, incoming.port)) for inside, address, ip in places]
 
     def _inner_udp(self, incoming: Incoming, source_ips: Sequence[str]) -> list[Callable[[], Service]]:
         places = self._inner_places(incoming, source_ips, udp=True)

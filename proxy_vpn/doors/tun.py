@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from proxy_vpn.doors.outgoing import Outgoing
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.tun_device import BUFFER_BYTES, TunDevice
 from proxy_vpn.doors.tun_setup import TunPlan
+from proxy_vpn.doors.tun_table import MAX_CONNECTIONS
 from proxy_vpn.doors.tun_tcp import MakeSocket, TunTcp, socket_here
 from proxy_vpn.doors.tun_udp import ServedDatagrams, TunUdp, Way, way_of
 from proxy_vpn.errors import FlowError
@@ -28,6 +30,8 @@ from proxy_vpn.wire.packet import ICMP, ICMPV6, TCP, UDP, VNET_BYTES, Packet, pa
 
 PACKETS_A_TURN: Final = 64  # before others on the event loop have their turn
 MAX_ASKING: Final = 256  # echoes and name queries in flight
+FINISH_S: Final = 30.0
+FINISH_EVERY_S: Final = 0.05
 REFUSALS_A_S: Final = 100  # ICMP errors told; beyond, programs wait for their own timeouts
 _log = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class TunDoor:
         self._fragments = Reassembly()
         self._buffer = bytearray(BUFFER_BYTES)
         self._asking: set[asyncio.Task[None]] = set()
+        self._loading: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._refusals = 0
         self._refusals_since = 0.0
@@ -77,24 +82,28 @@ class TunDoor:
         """TCP connections and UDP flows that are open, or opening."""
         return len(self._tcp.table) + self._tcp.opening + len(self._udp)
 
-    @property
-    def own_ips(self) -> frozenset[str]:
-        """This machine's addresses there."""
-        return frozenset(str(own.ip) for own in self._plan.addresses)
-
     async def start(self) -> None:
         """Read from now on."""
-        await asyncio.to_thread(tun_icmp.load)
         self._loop.add_reader(self._device.fileno(), self._on_readable)
+
+    async def finish(self) -> None:
+        """Wait, for FINISH_S at most, until what programs wrote before they ended is delivered."""
+        for _look in range(int(FINISH_S / FINISH_EVERY_S)):  # nothing tells that no more packets come
+            if not self._tcp.table.is_unfinished(self._loop.time()):
+                return
+            await asyncio.sleep(FINISH_EVERY_S)
 
     async def close(self) -> None:
         """Break what is open and give the device back: interface, addresses and routes go with it. Idempotent."""
-        if self._device.fileno() >= 0:
-            self._loop.remove_reader(self._device.fileno())
-        for task in tuple(self._asking):
-            task.cancel()
-        await asyncio.gather(*self._asking, return_exceptions=True)
         await self._tcp.close()
+        if self._device.fileno() >= 0:
+            for _turn in range(MAX_CONNECTIONS // PACKETS_A_TURN):
+                self._on_readable()  # resets, which programs would wait for otherwise
+            self._loop.remove_reader(self._device.fileno())
+        tasks = [*self._asking, *([self._loading] if self._loading else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._udp.close()
         self._device.close()
 
@@ -146,7 +155,7 @@ class TunDoor:
         if packet.protocol == UDP:
             self._take_datagram(packet)
         elif packet.protocol in (ICMP, ICMPV6):
-            self._take_icmp(packet)
+            self._ask(self._answer_icmp(packet))
 
     def _is_far(self, target: bytes) -> bool:
         ip = ip_address(target)
@@ -162,13 +171,20 @@ class TunDoor:
         else:
             self._udp.take(way, payload)
 
-    def _take_icmp(self, packet: Packet) -> None:
+    async def _answer_icmp(self, packet: Packet) -> None:
+        await self._load()
         echo = tun_icmp.read_echo(packet)
         if echo is not None:
-            self._ask(self._answer_echo(packet, echo))
+            await self._answer_echo(packet, echo)
         elif (refused := tun_icmp.read_refused(packet)) is not None:
             # About a packet of ours: what it came from is the peer, and the service was ours.
             self._udp.refused(Way(refused.target, refused.target_port, refused.source, refused.source_port))
+
+    async def _load(self) -> None:
+        """scapy, for the first packet that wants it: most interfaces see TCP and UDP alone."""
+        if self._loading is None:
+            self._loading = self._loop.create_task(asyncio.to_thread(tun_icmp.load))
+        await asyncio.shield(self._loading)
 
     def _ask(self, work: Coroutine[Any, Any, None]) -> None:
         if len(self._asking) >= MAX_ASKING:
@@ -184,6 +200,7 @@ class TunDoor:
             _log.error("a question went wrong", exc_info=task.exception())
 
     async def _answer_query(self, way: Way, query: bytes) -> None:
+        await self._load()
         response = await answer(query, self._zone)
         if response is not None:
             self._udp.deliver(way, response)
@@ -199,11 +216,15 @@ class TunDoor:
 
     def _tell_why(self, packet: Packet, error: FlowError) -> None:
         if self._may_tell():
-            self._device.write(tun_icmp.unreachable(packet, error.status))
+            self._ask(self._write(partial(tun_icmp.unreachable, packet, error.status)))
 
     def _tell_why_udp(self, way: Way, error: FlowError) -> None:
         if self._may_tell():
-            self._device.write(tun_icmp.udp_unreachable(*way, error.status))
+            self._ask(self._write(partial(tun_icmp.udp_unreachable, *way, error.status)))
+
+    async def _write(self, packet: Callable[[], bytes]) -> None:
+        await self._load()
+        self._device.write(packet())
 
     def _may_tell(self) -> bool:
         now = self._loop.time()

@@ -1,6 +1,6 @@
 """ICMP and ICMPv6 of a TUN device, made and read by scapy: echoes, and why something can't be reached.
 
-scapy is imported at the first use, which takes most of a second: `load` does it, in a thread.
+scapy is imported at the first use, which takes most of a second and 30 MB: `load` does it, in a thread.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Refused(NamedTuple):
 def load() -> None:
     """Import what the others need; takes a while."""
     logging.getLogger("scapy").setLevel(logging.ERROR)  # it warns of what it misses to sniff and send
+    import scapy.layers.dns
     import scapy.layers.inet
     import scapy.layers.inet6  # noqa: F401
 

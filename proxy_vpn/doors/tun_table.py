@@ -18,6 +18,7 @@ from proxy_vpn.wire.packet import word_sum
 MAX_CONNECTIONS: Final = 4096
 ALIAS_TRIES: Final = 64
 RESET_KEPT_S: Final = 1.0
+FINISHING_S: Final = 1.0  # without a packet: then no kernel has more to send, or nobody to send it to
 ENDED_KEPT_S: Final = 2.0  # after the last packet: a lost last ACK is asked for once more
 HALF_CLOSED_KEPT_S: Final = 120.0  # done with here, while the program still reads what the kernel holds for it
 ACCEPT_S: Final = 10.0
@@ -36,6 +37,14 @@ class Connection:
     done: bool = False
     ended: int = 0
     keys: tuple[bytes, bytes] = field(default=(b"", b""))
+
+    def is_unfinished(self, now: float) -> bool:
+        """Whether what a program that has ended wrote may still be on its way."""
+        if self.ended & RESET or self.done:
+            return False
+        if self.flow is not None and self.ended & FORWARD_FIN:
+            return True
+        return self.ended != FORWARD_FIN | BACKWARD_FIN and now - self.used < FINISHING_S
 
     def is_over(self, now: float) -> bool:
         """Whether nothing will come of it any more."""
@@ -108,6 +117,10 @@ class TunTable:
             del self._connections[connection]
             for key in connection.keys:
                 del self.rules[key]
+
+    def is_unfinished(self, now: float) -> bool:
+        """The same of any of them."""
+        return any(connection.is_unfinished(now) for connection in self._connections)
 
     def remove_ended(self, now: float) -> list[Connection]:
         """Forget what is over, and tell it."""

@@ -78,6 +78,7 @@ class TunTcp:
         self._loop = asyncio.get_running_loop()
         self._acceptors = [Acceptor(Listener(sock, own), self._serve, MAX_CONNECTIONS) for sock in listeners]
         self._timer: asyncio.Handle | None = None
+        self._closed = False
 
     @property
     def own(self) -> Mapping[bytes, int]:
@@ -90,7 +91,8 @@ class TunTcp:
         return len(self._opening)
 
     async def close(self) -> None:
-        """Break what is open; idempotent."""
+        """Break what is open; idempotent. The resets of it are still to be read from the device."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         tasks = list(self._opening.values())
@@ -153,7 +155,7 @@ class TunTcp:
         """A connection's first packet, or one of a connection that is gone."""
         packet = parse(data[VNET_BYTES:])
         own, far, _, target_port = split(key)
-        if packet is None or own not in self._ports or far in self._ports or _is_group(far):
+        if packet is None or self._closed or own not in self._ports or far in self._ports or _is_group(far):
             return
         task = self._opening.get(key)
         if flags & RST:

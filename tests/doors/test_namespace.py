@@ -52,6 +52,8 @@ class MemoryDoor:
             raise self.fails
         self.started.set()
 
+    async def finish(self) -> None: ...
+
     async def close(self) -> None:
         assert all(listener.fileno() >= 0 for listener in self.inside.listeners), "closed under the door's feet"
         self.closed.set()

@@ -17,10 +17,11 @@ import pytest
 
 from tests.lab.daemon import SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
-from tests.lab.scenes import curl, serve_web, two_peers
+from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web, two_peers
 from tests.support import nobody
 
 GONE_S = 10.0
+WRITTEN = 4_000_000
 ROOT_RUNS = os.geteuid() == 0
 
 
@@ -118,6 +119,37 @@ def test_what_a_command_serves_ends_with_it(lab: Lab, key: Path, tmp_path: Path)
         assert time.monotonic() < deadline, "a process stayed in the command's network"
     refused = peer_a.host.run(["curl", "-sS", "--max-time", "20", "-x", proxy, url], check=False)
     assert refused.returncode == 97, refused.stderr
+
+
+# Writes and is gone, as `echo x > /dev/tcp/...` is: its kernel holds most of it then.
+WRITES_AND_ENDS = """
+import os, socket, sys
+sock = socket.create_connection(("peer-b", 7001))
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(sys.argv[1]))
+sock.sendall(bytes(int(sys.argv[1])))
+os._exit(0)
+"""
+
+
+def test_what_a_command_wrote_before_it_ended_arrives(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key)
+    for number, size in enumerate((5, WRITTEN)):
+        got = tmp_path / str(number)
+        with peer_b.host.popen(["socat", "-d", "-d", "-u", "TCP-LISTEN:7001,reuseaddr", f"CREATE:{got}"]) as service:
+            service.wait_for("listening on")
+            peer_a.pvpn("exec", "--", sys.executable, "-c", WRITES_AND_ENDS, str(size))
+            assert service.wait() == 0
+        assert got.stat().st_size == size
+
+
+def test_what_a_command_leaves_behind_learns_that_its_network_has_ended(lab: Lab, key: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key)
+    serve_exchange(peer_b.host)
+    left = f"sleep 0.3; socat -d -d -u TCP:peer-b:{EXCHANGE_PORT} - 2>&1"
+    with peer_a.start_command("exec", "--", "sh", "-c", f"({left}) & read line") as command:
+        command.wait_for("starting data transfer loop")
+        command.tell("end")
+        command.wait_for("Connection reset by peer", timeout_s=20)
 
 
 def networks_of_processes() -> set[str]:

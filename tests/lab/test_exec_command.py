@@ -53,6 +53,8 @@ class NoWay:
 
     async def start(self) -> None: ...
 
+    async def finish(self) -> None: ...
+
     async def close(self) -> None:
         self.closed.set()
 
