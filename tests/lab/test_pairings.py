@@ -137,7 +137,9 @@ def test_services_see_who_asks(pair: Pair, kind: str, family: int) -> None:
     # One that takes both families is met over IPv4: a flow tells a port, and no family.
     listening = f"{kind}{family}-{'LISTEN' if kind == 'TCP' else 'RECVFROM'}:{WHO},fork"
     listening += ",ipv6-v6only" if family == 6 else ""
-    with pair.serve("socat", "-d", "-d", listening, "SYSTEM:echo $SOCAT_PEERADDR", ready="listening on|receiving on"):
+    with pair.serve(
+        "socat", "-d", "-d", listening, "SYSTEM:read line; echo $SOCAT_PEERADDR", ready="listening on|receiving on"
+    ):
         target = f"{kind}:{in_url(pair.address(family))}:{WHO}"
         said = pair.run("sh", "-c", f"echo | socat -T5 -t1 - {target}").strip()
     assert ip_address(said.strip("[]")) == ip_address(own(pair.a)[f"ipv{family}"])
