@@ -53,6 +53,11 @@ def may_be_led_to(network: Network) -> bool:
     return not any(never.version == network.version and never.overlaps(network) for never in _NEVER)
 
 
+def is_part(network: Network, of: Network) -> bool:
+    """Whether it lies within the other and is smaller."""
+    return network.version == of.version and network.prefixlen > of.prefixlen and network.overlaps(of)
+
+
 def is_public(ip: IP) -> bool:
     """Whether this is a unicast address of the internet, and so is each address hidden in it."""
     if isinstance(ip, IPv6Address) and not (ip in _GLOBAL_UNICAST or ip in _NAT64[0]):

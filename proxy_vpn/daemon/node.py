@@ -62,7 +62,7 @@ from proxy_vpn.net.bypass import Bypass
 from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engines import engine_factory
-from proxy_vpn.net.interfaces import networks_in_use
+from proxy_vpn.net.interfaces import attached_networks, networks_in_use
 from proxy_vpn.net.udp import UdpSocket
 from proxy_vpn.ranges import parse_ip
 from proxy_vpn.wire.messages import Reach
@@ -132,6 +132,7 @@ class Node:
             self._add_mesh(key, world)
         self._captures = Captures(world.tap, self._virtual_addresses, self._watched)
         self._ways = Ways(self.meshes, settings.accept_routes, settings.exit)
+        self._ways.attached = attached_networks()
         self.router = Router(self.meshes, self._ways)
         self._serve = ServeDoor(self.policy, self.own, Beyond(self._offer, self.own))
         if settings.tun:
@@ -299,6 +300,7 @@ class Node:
             self._bypass.forget()
         for mesh in self.meshes:
             mesh.network_changed()
+        self._ways.attached = attached_networks()
         self._serve.network_changed()
         self.discovery.network_changed()
         self._look_for_collisions()

@@ -21,6 +21,7 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 ANSWER_S: Final = 2.0
 MAX_SERVERS: Final = 3  # glibc's MAXNS
 MAX_IN_FLIGHT: Final = 256
+MAX_A_FLOW: Final = 64
 NAME_SERVER: Final = Target("name-server.invalid", 53)
 EXIT_ANSWER_S: Final = 5.0
 IDLE_S: Final = 30.0
@@ -86,7 +87,7 @@ class ExitResolver:
 async def answer_queries(flow: DatagramFlow, resolver: HostResolver) -> None:
     """Answer what a peer asks us, its exit, until it closes the flow or is silent for 30 s; then close it."""
     loop = asyncio.get_running_loop()
-    queries: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_IN_FLIGHT)
+    queries: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_A_FLOW)
 
     def put(query: bytes | None) -> None:
         with suppress(asyncio.QueueFull):
@@ -107,7 +108,7 @@ async def answer_queries(flow: DatagramFlow, resolver: HostResolver) -> None:
                 query = await queries.get()
                 if query is None:
                     return
-                if len(tasks) < MAX_IN_FLIGHT:
+                if len(tasks) < MAX_A_FLOW:
                     task = loop.create_task(answer(query))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)

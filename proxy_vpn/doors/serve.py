@@ -109,6 +109,7 @@ class ServeDoor:
         self._addresses_until = 0.0
         self._services: dict[TcpDuplex, Inside | None] = {}
         self.insides: list[Inside] = []
+        self._resolver = HostResolver(lambda ip: False)  # one for all peers: what waits for answers is bounded
 
     def network_changed(self) -> None:
         """Break what was dialled at an address that is gone: it would wait for an answer for a quarter of an hour."""
@@ -153,7 +154,7 @@ class ServeDoor:
         """The same for datagrams, until the flow ends or is idle for 60 s."""
         if self._beyond.is_exit and Target(incoming.host, incoming.port) == NAME_SERVER:
             with suppress(FlowLost):
-                await answer_queries(incoming.accept(), HostResolver(lambda ip: False))
+                await answer_queries(incoming.accept(), self._resolver)
             return
         try:
             candidates = await self._candidates(incoming, udp=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.mesh.roster import Peer
-from proxy_vpn.ranges import IP, Network, is_public, may_be_led_to, parse_ip, within
+from proxy_vpn.ranges import IP, Network, is_part, is_public, may_be_led_to, parse_ip, within
 from proxy_vpn.wire.messages import Routes
 
 if TYPE_CHECKING:
@@ -54,9 +54,14 @@ def offered(message: Routes) -> tuple[Network, ...]:
 
 
 class Ways:
-    """Through whom a host that is no peer is reached: by an accepted route, else through the exit named `exit`."""
+    """Through whom a host that is no peer is reached: by an accepted route, else through the exit named `exit`.
+
+    A route to a part of one of `attached`, this host's own networks, is not accepted: a member could take the place of
+    a LAN's gateway with it.
+    """
 
     def __init__(self, meshes: Sequence[Mesh], accept_routes: bool = False, exit_name: str = "") -> None:
+        self.attached: Sequence[Network] = ()
         self._meshes = meshes
         self._accept_routes = accept_routes
         self.exit_name = exit_name
@@ -78,7 +83,8 @@ class Ways:
         """Every route in force, the most specific first; those of the same network in the order of identities."""
         if not self._accept_routes:
             return []
-        ways = [(network, mesh, peer) for mesh in self._meshes for peer in mesh.roster for network in peer.routes]
+        told = ((network, mesh, peer) for mesh in self._meshes for peer in mesh.roster for network in peer.routes)
+        ways = [way for way in told if not any(is_part(way[0], own) for own in self.attached)]
         return sorted(ways, key=lambda way: (-way[0].prefixlen, way[2].identity))
 
     def _by_route(self, ip: IP) -> tuple[Mesh, Peer] | None:

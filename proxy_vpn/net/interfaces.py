@@ -25,13 +25,19 @@ def reachable_addresses(bound: Iterable[Address]) -> list[Address]:
     return found
 
 
-def networks_in_use() -> list[Network]:
-    """The networks of this host's interfaces and routes (routes: Linux), default routes left out."""
+def attached_networks() -> list[Network]:
+    """The networks of this host's interfaces."""
     found: list[Network] = []
     for adapter in ifaddr.get_adapters():
         for entry in adapter.ips:
             text = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
             found.append(ip_network(f"{text.partition('%')[0]}/{entry.network_prefix}", strict=False))
+    return found
+
+
+def networks_in_use() -> list[Network]:
+    """The networks of this host's interfaces and routes (routes: Linux), default routes left out."""
+    found = attached_networks()
     with suppress(OSError):
         lines = Path("/proc/net/route").read_text(encoding="ascii", errors="replace").splitlines()
         found += routed_networks(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -60,6 +61,21 @@ def test_the_longest_prefix_wins_and_of_equals_one_that_is_there() -> None:
         assert through(one, "192.168.7.9") in ("two", "away")
 
     lead(scene, LAN)
+
+
+def test_no_member_takes_the_place_of_a_lan_s_gateway() -> None:
+    async def scene(one: Member, two: Member) -> None:
+        ways = Ways([one.mesh], accept_routes=True)
+        gateway, beside = "192.168.7.1", "192.168.8.1"
+        assert ways.through(gateway) is not None and ways.through(beside) is not None
+        ways.attached = [ip_network("fd00::/8"), ip_network(LAN)]
+        assert ways.through(gateway) is None and ways.through(beside) is not None
+        assert [str(network) for network, _, _ in ways.accepted()] == ["192.168.8.0/24"]
+        ways.attached = [ip_network("192.168.7.0/31"), ip_network("192.168.8.1/32")]
+        assert ways.through(gateway) is not None, "one that is larger, or the same, leaves a LAN's own routes first"
+        assert ways.through(beside) is not None
+
+    lead(scene, "192.168.7.0/31", "192.168.8.0/24")
 
 
 def test_an_exit_takes_the_internet_and_nothing_goes_around_it() -> None:
