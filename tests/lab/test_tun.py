@@ -6,10 +6,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
+from proxy_vpn.keys import NetworkKey, load_key_file, write_key_file
+from proxy_vpn.mesh.virtual import VirtualNetwork
 from tests.bench import usage
 from tests.lab.daemon import PVPN, SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
@@ -141,24 +144,38 @@ def test_hostile_packets(lab: Lab, key: Path, tmp_path: Path) -> None:
 
 
 def test_one_interface_for_two_networks(lab: Lab, key: Path, tmp_path: Path) -> None:
-    other = tmp_path / "work.key"
-    lab.host("maker").run([*PVPN, "keygen", str(other)])
+    other = key_of_the_same_range(key, tmp_path / "work.key")
     first = Daemon(lab.host("b"), key, "peer-b", "--no-dht", "--tun").start()
     second = Daemon(lab.host("c"), other, "peer-b", "--no-dht", "--tun").start()
     both = ("--peer", first.endpoint, "--peer", second.endpoint)
     peer_a = Daemon(lab.host("a"), key, "peer-a", str(other), "--no-dht", "--tun", *both).start()
     peer_a.wait_for("[+] peer-b [(]home[)]")
     peer_a.wait_for("[+] peer-b [(]work[)]")
-    for there in (first, second):
+    seen = {peer["network"]: peer for peer in json.loads(peer_a.pvpn("peers", "--json").stdout)["peers"]}
+    assert seen["work"]["ipv4"] != addresses(second)[0]  # two networks that want one range: the second has the next
+    for network, there in (("home", first), ("work", second)):
         serve_web(there.host, tmp_path / there.host.name)
-        for ip in addresses(there):
-            host = f"[{ip}]" if ":" in ip else ip
+        for host in (seen[network]["ipv4"], f"[{seen[network]['ipv6']}]"):
             assert curl(peer_a.host, f"http://{host}:8000/hello") == f"hello from {there.host.name}"
     servers = [each["range4"].replace(".0.0/16", ".0.53") for each in networks(peer_a)]
     for server in servers:
-        for name, there in (("peer-b.home.pvpn", first), ("peer-b.work.pvpn", second)):
-            said = peer_a.host.run(["dig", "+short", f"@{server}", name, "A"]).stdout.split()
-            assert said == [addresses(there)[0]]
+        for network in seen:
+            said = peer_a.host.run(["dig", "+short", f"@{server}", f"peer-b.{network}.pvpn", "A"]).stdout.split()
+            assert said == [seen[network]["ipv4"]]
+
+
+def key_of_the_same_range(key: Path, path: Path) -> Path:
+    """Another network's key file, made until it wants the same range of IPv4 addresses: one in 64 does."""
+    wanted = default_range(load_key_file(key))
+    other = NetworkKey.generate(path.stem)
+    while default_range(other) != wanted:
+        other = NetworkKey.generate(path.stem)
+    write_key_file(path, other)
+    return path
+
+
+def default_range(key: NetworkKey) -> IPv4Network:
+    return VirtualNetwork(key, bytes(32)).v4
 
 
 def networks(daemon: Daemon) -> list[dict[str, str]]:
