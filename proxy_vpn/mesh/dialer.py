@@ -22,14 +22,21 @@ from proxy_vpn.mesh.session import Session
 from proxy_vpn.net.demux import Demultiplexer, LinkReceiver
 from proxy_vpn.net.engine import EngineFactory, initial_destination, long_destination
 from proxy_vpn.net.quic import Link
+from proxy_vpn.net.trains import Parts
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.probe import PROBE_SIZES_BYTES, Pong
 from proxy_vpn.wire.seal import HINT_BYTES, NONCE_BYTES, OVERHEAD_BYTES, SealKey
+from proxy_vpn.wire.train import PACKET_BYTES
 
 SIZE_WAIT_S = 0.25
 SIZE_WAIT_RTTS = 2.0
 BEGUN_LIMIT = 8192
 _TO_RESPONDER, _TO_INITIATOR = b"hs>", b"hs<"
+
+
+def packet_bytes(datagram_bytes: int) -> int:
+    """How large a connection's packets may be where datagrams of that size arrive: a relay's have the smallest."""
+    return PACKET_BYTES if datagram_bytes > PROBE_SIZES_BYTES[0] else datagram_bytes - OVERHEAD_BYTES
 
 
 class SessionMaker(Protocol):
@@ -87,6 +94,7 @@ class Dialer:
         self._entropy = entropy
         self._now = now
         self._admission = Admission()
+        self._parts = Parts()
         self.stopped = False
         self._own_key = handshake_key(key, identity)
         self._begun: dict[tuple[Address, bytes], float] = {}
@@ -98,10 +106,7 @@ class Dialer:
         return self._admission
 
     def connect(self, dial: Dial) -> Session:
-        """Begin the handshake of a dial that is ready; the engine keeps to what is proven, less the seal.
-
-        Only handshake datagrams are sealed, but an engine that sends one again may fill it up.
-        """
+        """Begin the handshake of a dial that is ready."""
         size = max(dial.cookies)
         cookie = dial.cookies[size]
         to_responder = handshake_key(self._key, dial.identity)
@@ -113,7 +118,7 @@ class Dialer:
             return to_responder.seal(self._entropy(NONCE_BYTES), datagram, _TO_RESPONDER + cookie)
 
         session = self._maker.make_session(initiator=True, wanted=dial.identity, lane=dial.lane)
-        link = Link(self._engine(True, size - OVERHEAD_BYTES, b""), self._demux, session, dial.path, seal)
+        link = Link(self._engine(True, packet_bytes(size), b""), self._demux, session, dial.path, seal, size)
         session.attach(link)
         session.on_closed.append(lambda: self._keyring.remove_index(cookie[:HINT_BYTES], opener))
         dial.session = session
@@ -122,13 +127,14 @@ class Dialer:
 
     def _reply_opener(self, key: SealKey) -> Callable[[bytes, Path], LinkReceiver | None]:
         def receive(datagram: bytes, path: Path) -> LinkReceiver | None:
+            link = None
             try:
-                opened = key.open(datagram, _TO_INITIATOR)
-                link = self._demux.links.get(long_destination(opened))
+                for opened in self._parts.whole(key.open(datagram, _TO_INITIATOR), path.remote):
+                    link = self._demux.links.get(long_destination(opened))
+                    if link is not None:
+                        link.receive(opened, len(opened), path)
             except WireError:
                 return None
-            if link is not None:
-                link.receive(opened, len(opened), path)
             return link
 
         return receive
@@ -142,15 +148,21 @@ class Dialer:
                 opened = self._own_key.open(datagram, _TO_RESPONDER + cookie)
             except WireError:
                 continue
-            return self._opened(opened, path, size, cookie)
+            return self._parted(opened, path, size, cookie)
         for (source, _), (_, cookie) in tuple(self._half_open.items()):
             if source == path.remote:
                 try:
                     opened = self._own_key.open(datagram, _TO_RESPONDER + cookie)
                 except WireError:
                     continue
-                return self._opened(opened, path, 0, cookie)
+                return self._parted(opened, path, 0, cookie)
         return None
+
+    def _parted(self, opened: bytes, path: Path, size: int, cookie: bytes) -> LinkReceiver | None:
+        link = None
+        for datagram in self._parts.whole(opened, path.remote):
+            link = self._opened(datagram, path, size, cookie)
+        return link
 
     def _opened(self, datagram: bytes, path: Path, size: int, cookie: bytes) -> LinkReceiver | None:
         try:
@@ -177,7 +189,7 @@ class Dialer:
             return to_initiator.seal(self._entropy(NONCE_BYTES), datagram, _TO_INITIATOR)
 
         session = self._maker.make_session(initiator=False, wanted=b"")
-        link = Link(self._engine(False, size - OVERHEAD_BYTES, destination), self._demux, session, path, seal)
+        link = Link(self._engine(False, packet_bytes(size), destination), self._demux, session, path, seal, size)
         session.attach(link)
         slot = (path.remote, destination)
         self._begun[slot] = self._now()

@@ -74,6 +74,9 @@ class Carrier(Protocol):
 
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None: ...
 
+    def tell_end(self, stream_id: int, offset: int) -> None:
+        """Our direction has ended, with a FIN that came after its last byte."""
+
     def flow_ready(self, flow: Flow) -> None:
         """The flow has bytes and credit: pump it when there is room."""
 
@@ -155,6 +158,7 @@ class Flow:
         self._over = False
         self._refused = False  # the peer takes no more
         self._detached = False  # our door takes no more
+        self._end_at = -1
 
     # --- Duplex, towards the door -----------------------------------------------------------------------------
 
@@ -221,15 +225,16 @@ class Flow:
         return self._eof_wanted and not self._eof_sent
 
     def pump(self, room: int) -> None:
-        """Move one chunk of at most `room` pending bytes, or the end, into the engine."""
-        if self._pending:
+        """Move at most `room` pending bytes, or the end, into the engine."""
+        room = min(room, self._send_limit - self._send_offset)
+        while self._pending and room > 0:
             chunk = self._pending.popleft()
-            room = min(room, self._send_limit - self._send_offset)
             if len(chunk) > room:
                 self._pending.appendleft(chunk[room:])
                 chunk = chunk[:room]
+            room -= len(chunk)
             self._send(chunk, self._eof_wanted and not self._pending)
-        elif self._eof_wanted and not self._eof_sent:
+        if self._eof_wanted and not (self._eof_sent or self._pending or self._over):
             self._send(b"", True)
 
     def _send(self, data: bytes | memoryview, end: bool) -> None:
@@ -238,6 +243,9 @@ class Flow:
         self._carrier.send_stream(self.stream_id, data, end)
         self._send_offset += len(data)
         self._eof_sent = self._eof_sent or end
+        if end and not data:
+            # qh3 may lose a FIN that goes alone for good, if the packet before it is lost too.
+            self._carrier.tell_end(self.stream_id, self._send_offset)
         self._report_written(len(data))
         if end:
             self._finish_if_done()
@@ -265,6 +273,7 @@ class Flow:
         if not self._window.receive(len(data)):
             self.stream_lost(FlowLost(f"{self.peer_name} sent more than it was allowed to"), abort=True)
             return False
+        end = end or self._window.received == self._end_at
         if data:
             if self._sink is None:
                 self._inbox.append(data)
@@ -275,6 +284,17 @@ class Flow:
             if self._sink is not None:
                 self._deliver_eof()
         return True
+
+    @property
+    def end_received(self) -> bool:
+        """Whether the peer's direction has ended."""
+        return self._eof_received
+
+    def end_told(self, offset: int) -> None:
+        """The peer's direction ends at this offset, whether or not its FIN comes."""
+        self._end_at = offset
+        if self._window.received == offset:
+            self.stream_received(b"", True)
 
     def _deliver_eof(self) -> None:
         if self._sink is not None and not self._eof_delivered:

@@ -451,7 +451,7 @@ class Mesh:
         session.link.resize(HANDSHAKE_DATAGRAM_BYTES)
 
     def _larger_datagrams(self, session: Session) -> None:
-        """The path carries the largest datagrams: use them in place, or dial a new lane for them."""
+        """The path carries the largest datagrams: use them, on a new lane if this one's packets can't be larger."""
         session.link.resize(LARGEST_BYTES)
         if session.link.engine.size < LARGEST_BYTES and session.member is not None:
             peer = self.roster.get(session.member.identity)

@@ -133,12 +133,10 @@ class Relay:
         leg.count += 1
         to = leg.other
         try:
-            limit = to.session.link.engine.datagram_limit
-            frames = datagram_frames(to.number, leg.count, datagram, limit, relayed=True)
+            frames = datagram_frames(to.number, leg.count, datagram, to.session.link.frame_limit, relayed=True)
         except WireError:
             return
-        to.session.link.engine.send_datagrams(frames)
-        to.session.link.wake()
+        to.session.link.send_datagrams(frames)
         self.carried_bytes += len(datagram)
 
     def uses(self, session: Session) -> bool:

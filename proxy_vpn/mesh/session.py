@@ -122,6 +122,7 @@ class Session:
         self._frames = Frames()
         self._control = messages.ControlReader()
         self._early: list[tuple[int, bytes, bool]] = []
+        self._repaired = 0
         self._drained = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.started_at = self.heard_at = self.live_at = self._loop.time()
@@ -155,6 +156,13 @@ class Session:
     def send_control(self, message: messages.Message) -> None:
         """Queue a control message."""
         self.streams.send_stream(_CONTROL_STREAM, messages.encode_control(message), False)
+
+    def tell_repairs(self) -> None:
+        """Tell the peer what its parities were good for, if they were; called a few times a second."""
+        repaired = self.link.trains.repaired
+        if repaired != self._repaired:
+            self._repaired = repaired
+            self.send_control(messages.Repaired(repaired))
 
     async def finish(self, reason: str) -> None:
         """Bye: no new flows; wait for the open ones (2 s), then close."""
@@ -247,14 +255,16 @@ class Session:
         self._owner.session_path_heard(self, path)
 
     def room_available(self) -> bool:
-        limits = self.streams.take_grants()
+        limits, ends = self.streams.take_grants(), self.streams.take_ends()
         if limits:
             self.send_control(messages.Credit(limits))
+        for stream_id, offset in ends:
+            self.send_control(messages.Ended(stream_id, offset))
         moved = self.streams.pump()
         # Sent is not arrived, and close() drops what is not acknowledged.
         if self.state is State.CLOSING and not len(self.streams) and not self.link.engine.unacknowledged:
             self._drained.set()
-        return moved or bool(limits)
+        return moved or bool(limits or ends)
 
     def link_closed(self, reason: str) -> None:
         was, self.state = self.state, State.CLOSED
@@ -319,6 +329,10 @@ class Session:
         match message:
             case messages.Credit():
                 self.streams.credit(message.limits)
+            case messages.Repaired():
+                self.link.trains.expect_losses(self._loop.time())
+            case messages.Ended():
+                self.streams.end_told(message.stream, message.offset)
             case messages.Reach():
                 self.reach = message
             case messages.Routes():

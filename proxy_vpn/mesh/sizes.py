@@ -13,9 +13,8 @@ from collections.abc import Callable
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES
 from proxy_vpn.wire.probe import PROBE_SIZES_BYTES
-from proxy_vpn.wire.seal import OVERHEAD_BYTES
 
-LARGEST_BYTES = PROBE_SIZES_BYTES[-1] - OVERHEAD_BYTES
+LARGEST_BYTES = PROBE_SIZES_BYTES[-1]
 CHECK_INTERVAL_S = 5.0
 RAISE_AFTER_S = 5.0
 RAISE_INTERVAL_S = 600.0

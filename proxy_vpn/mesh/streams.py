@@ -14,7 +14,7 @@ from typing import TypeVar
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, FlowLost, Status, WireError
 from proxy_vpn.mesh.datagrams import DatagramSender
-from proxy_vpn.mesh.flow import CHUNK_BYTES, RESET_CODE, Budget, Flow, UdpFlow
+from proxy_vpn.mesh.flow import RESET_CODE, Budget, Flow, UdpFlow
 from proxy_vpn.mesh.openings import Head, Incoming, IncomingTcp, IncomingUdp, Opening, refusal
 from proxy_vpn.mesh.tap import Kind, untapped
 from proxy_vpn.net.engine import StreamsExhausted
@@ -27,6 +27,7 @@ STREAM_RETRY_S = 0.05
 FLOWS_LIMIT = 1024
 OVERRUNS_LIMIT = 3
 ENDED_REMEMBERED = 4096
+FIN_WAIT_S = 10.0
 SMALL_WRITE_BYTES = 4096
 SMALL_BACKLOG_BYTES = 16 * 1024
 _AnyFlow = TypeVar("_AnyFlow", Flow, UdpFlow)
@@ -62,6 +63,9 @@ class Streams:
         self._ready: dict[Flow, None] = {}
         self._grants: dict[int, int] = {}
         self._ended: dict[int, None] = {}
+        self._ends: list[tuple[int, int]] = []
+        self._told_ends: dict[int, int] = {}
+        self._unfinished: dict[int, float] = {}
         self._datagrams = DatagramSender()
         self._overruns = 0
         self._least_rtt_s: float | None = None
@@ -88,8 +92,7 @@ class Streams:
     def has_room(self, size: int) -> bool:
         if self.link.closed:
             return False
-        room = self.link.engine.room
-        return room >= size or (size <= SMALL_WRITE_BYTES and room > -SMALL_BACKLOG_BYTES)
+        return self.link.takes(size) or (size <= SMALL_WRITE_BYTES and self.link.engine.room > -SMALL_BACKLOG_BYTES)
 
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if self.link.closed:
@@ -97,6 +100,10 @@ class Streams:
         # Both packages raise for a stream that the peer has just stopped; the event that says so is on its way.
         with suppress(Exception):
             self.link.engine.send(stream_id, data, end)
+        self.link.wake()
+
+    def tell_end(self, stream_id: int, offset: int) -> None:
+        self._ends.append((stream_id, offset))
         self.link.wake()
 
     def flow_ready(self, flow: Flow) -> None:
@@ -125,9 +132,7 @@ class Streams:
     def send_flow_datagram(self, stream_id: int, payload: bytes) -> None:
         if self.link.closed:
             return
-        engine = self.link.engine
-        engine.send_datagrams(self._datagrams.frames(stream_id, payload, engine.datagram_limit, self.now()))
-        self.link.wake()
+        self.link.send_datagrams(self._datagrams.frames(stream_id, payload, self.link.frame_limit, self.now()))
 
     # --- opening and answering ----------------------------------------------------------------------------------
 
@@ -158,7 +163,7 @@ class Streams:
             self._tell_answer(stream_id, target, kind == "tcp", status is Status.OK, False, len(head))
             if status is Status.OK:
                 flow = make(stream_id, len(head))
-                self._streams[stream_id] = flow
+                self._stands(stream_id, flow)
                 answer.set_result(flow)
                 return flow
             answer.set_exception(refusal(status, target, self.peer_name if beyond else ""))
@@ -203,11 +208,22 @@ class Streams:
             self._forget(stream_id)
             self.send_stream(stream_id, bytes((status,)), True)
             return
-        self._streams[stream_id] = flow
+        self._stands(stream_id, flow)
         self.send_stream(stream_id, bytes((status,)), False)
         if isinstance(flow, UdpFlow):
             for frame in self._datagrams.kept(stream_id):
                 self._loop.call_soon(flow.frame_received, frame, self.now())
+
+    def _stands(self, stream_id: int, flow: Flow | UdpFlow) -> None:
+        self._streams[stream_id] = flow
+        offset = self._told_ends.pop(stream_id, None)
+        if offset is not None and isinstance(flow, Flow):
+            self._end(stream_id, flow, offset)
+
+    def _end(self, stream_id: int, flow: Flow, offset: int) -> None:
+        if not flow.end_received:
+            self._unfinished[stream_id] = self._loop.time()
+            flow.end_told(offset)
 
     def _tell_answer(
         self, stream_id: int, target: Target, is_tcp: bool, accepted: bool, from_here: bool, asked: int
@@ -234,6 +250,8 @@ class Streams:
 
     def received(self, stream_id: int, data: bytes, end: bool) -> None:
         """Bytes of a stream; raises WireError once credit was exceeded three times."""
+        if end:
+            self._unfinished.pop(stream_id, None)
         stream = self._streams.get(stream_id)
         if isinstance(stream, Flow | UdpFlow | Opening):
             if not stream.stream_received(data, end):
@@ -284,6 +302,8 @@ class Streams:
             if isinstance(stream, Incoming):
                 stream.reset = True
             self._drop(stream_id)
+        elif sending and stream_id in self._ended:
+            self.abort_stream(stream_id)  # our FIN was lost
 
     def datagram(self, data: bytes, now: float) -> None:
         """A DATAGRAM frame."""
@@ -304,6 +324,29 @@ class Streams:
             if isinstance(stream, Flow):
                 stream.credit_received(limit)
 
+    def end_told(self, stream_id: int, offset: int) -> None:
+        """The peer's direction of a stream ends at this offset, even if no FIN comes."""
+        stream = self._streams.get(stream_id)
+        if isinstance(stream, Flow):
+            self._end(stream_id, stream, offset)
+        elif stream_id not in self._ended:  # its first bytes, or our answer, are still on their way
+            self._told_ends[stream_id] = offset
+            if len(self._told_ends) > FLOWS_LIMIT:
+                del self._told_ends[next(iter(self._told_ends))]
+
+    def take_ends(self) -> list[tuple[int, int]]:
+        """The ends to announce now."""
+        ends, self._ends = self._ends, []
+        return ends
+
+    def finish_streams(self) -> None:
+        """Ask for the end of streams whose FIN has not come though their end was told; called now and then."""
+        overdue = self._loop.time() - FIN_WAIT_S
+        for stream_id, told_at in list(self._unfinished.items()):
+            if told_at < overdue and stream_id not in self._streams:
+                del self._unfinished[stream_id]
+                self.refuse_stream(stream_id)
+
     def take_grants(self) -> list[tuple[int, int]]:
         """The credit to announce now."""
         if not self._grants:
@@ -313,7 +356,7 @@ class Streams:
 
     def pump(self) -> bool:
         """Give the engine one more chunk, of the flow whose turn it is; False if it got none."""
-        room = min(self.link.engine.room, CHUNK_BYTES) if self._ready and not self.link.closed else 0
+        room = min(self.link.engine.room, self.link.chunk_bytes) if self._ready and not self.link.closed else 0
         if room <= 0:
             return False
         flow = next(iter(self._ready))

@@ -92,15 +92,14 @@ class Tunnel:
         """Give datagrams to the relay; lost like any when it can't take them."""
         if not can_carry(self.session):
             return
-        engine = self.session.link.engine
+        link = self.session.link
         for datagram in datagrams:
             self.count += 1
             try:
-                frames = datagram_frames(self.number, self.count, datagram, engine.datagram_limit, relayed=True)
+                frames = datagram_frames(self.number, self.count, datagram, link.frame_limit, relayed=True)
             except WireError:
                 continue
-            engine.send_datagrams(frames)
-        self.session.link.wake()
+            link.send_datagrams(frames)
 
 
 class Tunnels:

@@ -28,6 +28,8 @@ class Watcher:
         if paths is None or sizes is None or member is None:
             return
         session.link.keep()
+        session.streams.finish_streams()
+        session.tell_repairs()
         if paths.rtt_s is None and self._now() - session.live_at > FIRST_PROBE_S:
             # Not at once: the other side may not be live yet, and a probe that it never took could be sent it again.
             paths.check()
@@ -36,10 +38,10 @@ class Watcher:
             # Dead, away or restarted: a path probe tells the first two apart, a PONG's boot nonce the third.
             paths.check()
             self._seeker.prober.probe(paths.current, member.identity, SMALL_PROBE_BYTES)
-        engine = session.link.engine
         if self._now() - session.link.received_at > SILENCE_S:
             sizes.check()
-        sizes.tick(engine.size, engine.unacknowledged > 0)
+        link = session.link
+        sizes.tick(min(link.datagram_bytes, link.engine.size), link.engine.unacknowledged > 0)
         if paths.suspect is not session.racing:
             session.racing = paths.suspect
             if session.racing:

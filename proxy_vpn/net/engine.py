@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -79,9 +79,10 @@ class Engine(ABC):
     """What both packages share (qh3 speaks aioquic's API); sizes in bytes, times in seconds of the loop's clock."""
 
     name: str
+    frame_overhead_bytes: int  # of a packet with one DATAGRAM frame
 
     def __init__(self, quic: Any, secrets: SecretsLog, size: int) -> None:
-        self.size = size
+        self.size = size  # of the largest packets
         self._quic = quic
         self._secrets = secrets
         self.connection_id: bytes = quic.host_cid
@@ -146,25 +147,19 @@ class Engine(ABC):
         with suppress(Exception):  # raises when the peer's direction has ended
             self._quic.stop_stream(stream_id, code)
 
-    def send_datagrams(self, frames: Sequence[bytes]) -> None:
-        """Queue DATAGRAM frames of at most `datagram_limit` bytes each (RFC 9221): all, or none if there is no room.
+    def send_datagram(self, frame: bytes) -> None:
+        """Queue a DATAGRAM frame (RFC 9221), which must fit into a packet; dropped if there is no room.
 
         Neither package bounds them: qh3 sends them whatever its congestion window says, aioquic queues them for good.
         """
-        if sum(map(len, frames)) <= self._datagram_room:
+        if len(frame) <= self.datagram_room:
             with suppress(Exception):  # raises once the peer has closed, though the event that says so is on its way
-                for frame in frames:
-                    self._quic.send_datagram_frame(frame)
+                self._quic.send_datagram_frame(frame)
 
     @property
     @abstractmethod
-    def _datagram_room(self) -> int:
+    def datagram_room(self) -> int:
         """How many bytes of DATAGRAM frames may be queued: what the congestion window lets out, and a burst."""
-
-    @property
-    @abstractmethod
-    def datagram_limit(self) -> int:
-        """The largest DATAGRAM payload that is safe to send."""
 
     def ping(self, number: int) -> None:
         """Send a PING; its acknowledgement is reported with `number`."""
@@ -185,6 +180,11 @@ class Engine(ABC):
         return room_within(ROOM_LIMIT_BYTES, self.backlog)
 
     @property
+    @abstractmethod
+    def window(self) -> int:
+        """The congestion window in bytes."""
+
+    @property
     def pace(self) -> tuple[int, float | None, bool] | None:
         """Congestion window in bytes, smoothed round trip and whether it is slow start; None if it paces itself."""
         return None
@@ -196,16 +196,17 @@ class Engine(ABC):
 
     @property
     @abstractmethod
+    def lost(self) -> int:
+        """How many packets were found lost so far."""
+
+    @property
+    @abstractmethod
     def rtt_s(self) -> float | None:
         """The smoothed round trip."""
 
     def secrets(self) -> tuple[bytes, bytes]:
         """The client's and the server's first application traffic secret, once; raises WireError."""
         return self._secrets.take()
-
-    @abstractmethod
-    def set_size(self, size: int) -> None:
-        """Use datagrams of at most `size` from now on; an engine that can't grow ignores a larger one."""
 
     def update_keys(self) -> None:
         """Begin a key update (RFC 9001, section 6)."""
@@ -237,7 +238,7 @@ class EngineFactory(Protocol):
     name: str
 
     def __call__(self, is_client: bool, size: int, destination: bytes = b"") -> Engine:
-        """`size`: of datagrams; `destination`: the original destination connection ID, for a server."""
+        """`size`: of packets; `destination`: the original destination connection ID, for a server."""
 
 
 def initial_destination(datagram: bytes) -> bytes:

@@ -6,6 +6,8 @@ attribute that must stay at 1200 until the handshake is done; one DATAGRAM that 
 
 from __future__ import annotations
 
+from typing import Any
+
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import Epoch
@@ -20,13 +22,12 @@ from proxy_vpn.net.engine import (
 )
 from proxy_vpn.net.tls import SecretsLog, certificate
 
-_DATAGRAM_OVERHEAD_BYTES = 50
-
 
 class AioquicEngine(Engine):
     """A connection on aioquic's state machine."""
 
     name = "aioquic"
+    frame_overhead_bytes = 50
 
     def __init__(self, is_client: bool, size: int, destination: bytes = b"") -> None:
         secrets = SecretsLog()
@@ -41,6 +42,23 @@ class AioquicEngine(Engine):
         quic._local_max_streams_uni.value = 0
         super().__init__(quic, secrets, size)
         self._written: set[int] = set()
+        self._lost = 0
+        self._count_losses()
+
+    def _count_losses(self) -> None:
+        control = self._quic._loss._cc
+        reduce = control.on_packets_lost
+
+        def counted(*, now: float, packets: Any) -> None:
+            packets = list(packets)
+            self._lost += len(packets)
+            reduce(now=now, packets=packets)
+
+        control.on_packets_lost = counted
+
+    @property
+    def lost(self) -> int:
+        return self._lost
 
     def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
         before = self._largest_received
@@ -71,13 +89,12 @@ class AioquicEngine(Engine):
         self._written.add(stream_id)
 
     @property
-    def datagram_limit(self) -> int:
-        size: int = self._quic._max_datagram_size
-        return size - _DATAGRAM_OVERHEAD_BYTES
+    def datagram_room(self) -> int:
+        return DATAGRAM_BURST_BYTES - sum(map(len, self._quic._datagrams_pending))
 
     @property
-    def _datagram_room(self) -> int:
-        return DATAGRAM_BURST_BYTES - len(self._quic._datagrams_pending) * self.size
+    def window(self) -> int:
+        return int(self._quic._loss.congestion_window)
 
     @property
     def backlog(self) -> int:
@@ -101,8 +118,3 @@ class AioquicEngine(Engine):
     def rtt_s(self) -> float | None:
         loss = self._quic._loss
         return loss._rtt_smoothed if loss._rtt_initialized else None
-
-    def set_size(self, size: int) -> None:
-        self.size = size
-        if self._quic._handshake_confirmed:
-            self._quic._max_datagram_size = size

@@ -2,7 +2,7 @@
 
 What is absorbed here (each was reproduced): its core's constructor takes the peer's address as not validated
 (an aioquic client then makes it raise); it allows 100 streams; half of its send cost is logging that runs
-without a logger; its datagram size can be lowered in place only through the transport parameters.
+without a logger; it tells a client's peer to send no packets over 1472 bytes.
 
 Worst, it takes frames of up to 16 streams at once from their queues and puts aside what no packet had room for while
 the congestion window was full. While some are aside, reporting that their stream has finished makes it forget the
@@ -13,7 +13,6 @@ given to it only as the window has room (`room`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from qh3._hazmat import Buffer, QuicConnectionCore
@@ -35,11 +34,11 @@ from proxy_vpn.net.tls import SecretsLog, certificate
 
 _QUIC_V1 = 1
 _ACCEPTED = 2  # of the core's report: (datagrams, bytes, accepted, duplicates, dropped, ...)
-_DATAGRAM_OVERHEAD_BYTES = 30
 _STREAM_OVERHEAD_BYTES = 64
 _ACK_DELAY_EXPONENT = 3
 _MAX_ACK_DELAY_S = 0.025
 _UNI_STREAMS_LIMIT = 0
+_PAYLOAD_LIMIT_BYTES = 65527  # it would allow 1472, though it takes any
 _TRANSPORT_PARAMETERS_BYTES = 4096
 _UNPACED_TIMERS = ("idle", "loss_detection")  # the earliest timer: so the pacer holds nothing back
 
@@ -51,6 +50,7 @@ class _Bridge(QuicTlsBridge):
         parameters = pull_quic_transport_parameters(Buffer(data=super().serialize_transport_parameters()))
         parameters.initial_max_streams_bidi = STREAMS_LIMIT
         parameters.initial_max_streams_uni = _UNI_STREAMS_LIMIT
+        parameters.max_udp_payload_size = _PAYLOAD_LIMIT_BYTES
         buffer = Buffer(capacity=_TRANSPORT_PARAMETERS_BYTES)
         push_quic_transport_parameters(buffer, parameters)
         return bytes(buffer.data)
@@ -92,7 +92,7 @@ class _Frames:
 
 
 class _Connection(QuicConnection):
-    """qh3's connection with a validated peer, our limits, no logging, and a size that can be lowered."""
+    """qh3's connection with a validated peer, our limits and no logging."""
 
     def _create_core(self, remote_addr: Any, initial_dcid: bytes, now: float) -> None:
         configuration = self._configuration
@@ -146,11 +146,6 @@ class _Connection(QuicConnection):
         )
         return self._tls
 
-    def _call_core(self, operation: Any, *args: Any) -> Any:
-        if getattr(operation, "__name__", "") == "apply_peer_transport_parameters":
-            self.peer_parameters = args
-        return super()._call_core(operation, *args)
-
     def _log_datagram(self, event: str, data: bytes) -> None:
         pass
 
@@ -169,12 +164,6 @@ class _Connection(QuicConnection):
         self._drain_core()
         return datagrams
 
-    def lower_size(self, size: int) -> None:
-        """Re-apply the peer's transport parameters as if it accepted at most `size`."""
-        parameters: Any = (*self.peer_parameters[:-1], size)
-        self._require_core().apply_peer_transport_parameters(*parameters)
-        self.size = size
-
     def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> bool:
         """GRO buffers go to the native core whole; True if it accepted a packet."""
         report = self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
@@ -191,6 +180,11 @@ class _Connection(QuicConnection):
 
     @property
     def window(self) -> int:
+        """The congestion window."""
+        return 0 if self._core is None else self._core.congestion_window
+
+    @property
+    def room(self) -> int:
         """How much more the congestion window lets out now."""
         return 0 if self._core is None else self._core.congestion_window - self._core.bytes_in_flight
 
@@ -206,6 +200,10 @@ class _Connection(QuicConnection):
         if self._core is None or self._close_event is not None or not self._pre_handshake_state_replayed:
             return int(self.get_send_buffer_size())
         return int(self._core.get_send_buffer_size(None))
+
+    @property
+    def lost(self) -> int:
+        return 0 if self._core is None else self._core.loss_total
 
     @property
     def in_flight(self) -> int:
@@ -228,6 +226,7 @@ class Qh3Engine(Engine):
     """A connection on qh3's native core."""
 
     name = "qh3"
+    frame_overhead_bytes = 30
 
     def __init__(self, is_client: bool, size: int, destination: bytes = b"") -> None:
         secrets = SecretsLog()
@@ -255,14 +254,17 @@ class Qh3Engine(Engine):
         self._drained += self._quic.drain(now)
         super().deliver(handler, now)
 
-    def send_datagrams(self, frames: Sequence[bytes]) -> None:
-        room = self._datagram_room
-        super().send_datagrams(frames)
-        self._datagrams_queued += min(sum(map(len, frames)), max(room, 0))
+    def send_datagram(self, frame: bytes) -> None:
+        super().send_datagram(frame)
+        self._datagrams_queued += min(len(frame), max(self.datagram_room, 0))
 
     @property
-    def _datagram_room(self) -> int:
-        return int(self._quic.window) + DATAGRAM_BURST_BYTES - self._datagrams_queued
+    def datagram_room(self) -> int:
+        return int(self._quic.room) + DATAGRAM_BURST_BYTES - self._datagrams_queued
+
+    @property
+    def window(self) -> int:
+        return int(self._quic.window)
 
     def transmit(self, now: float) -> list[bytes]:
         self._datagrams_queued = 0
@@ -288,17 +290,13 @@ class Qh3Engine(Engine):
         return count
 
     @property
-    def datagram_limit(self) -> int:
-        return self.size - _DATAGRAM_OVERHEAD_BYTES
-
-    @property
     def backlog(self) -> int:
         return int(self._quic.unsent)
 
     @property
     def room(self) -> int:
         # One datagram less than the window has room for: then it never ends full, and nothing is put aside.
-        window: int = (self._quic.window - self.size) * (self.size - _STREAM_OVERHEAD_BYTES) // self.size
+        window: int = (self._quic.room - self.size) * (self.size - _STREAM_OVERHEAD_BYTES) // self.size
         return room_within(window, self.backlog)
 
     @property
@@ -311,11 +309,10 @@ class Qh3Engine(Engine):
         return self.backlog + int(self._quic.in_flight)
 
     @property
+    def lost(self) -> int:
+        return int(self._quic.lost)
+
+    @property
     def rtt_s(self) -> float | None:
         rtt: float | None = self._quic.smoothed_rtt
         return rtt
-
-    def set_size(self, size: int) -> None:
-        if size < self.size:
-            self._quic.lower_size(size)
-            self.size = size

@@ -12,6 +12,7 @@ START_GAIN = 2.0
 STEADY_GAIN = 1.25
 BURST_BYTES = 16 * 1024
 BURST_S = 0.002
+QUEUED_RTTS, QUEUED_S = 1.25, 0.001
 
 
 class Pacer:
@@ -23,13 +24,23 @@ class Pacer:
         self._bytes_s = 0.0
         self._least_rtt_s = float("inf")
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is spread."""
+        return UNPACED_RTT_S <= self._least_rtt_s < float("inf")
+
+    def queued(self, rtt_s: float | None) -> bool:
+        """Whether a queue stands on the path: the round trip is well above the least."""
+        return rtt_s is not None and rtt_s > self._least_rtt_s * QUEUED_RTTS + QUEUED_S
+
     def sent(self, size: int) -> None:
         """`size` bytes have left; what goes out unasked (acknowledgements, retransmissions) counts too."""
         self._tokens -= size
 
     def wait_s(self, now: float, window: int, rtt_s: float | None, starting: bool) -> float:
         """How long to wait before more is sent: 0 for now. `window` is the whole congestion window in bytes."""
-        self._least_rtt_s = min(self._least_rtt_s, rtt_s or UNPACED_RTT_S)
+        if rtt_s is not None:
+            self._least_rtt_s = min(self._least_rtt_s, rtt_s)
         if rtt_s is None or self._least_rtt_s < UNPACED_RTT_S:
             self._tokens, self._filled_at = float(BURST_BYTES), now
             return 0.0

@@ -13,20 +13,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from proxy_vpn.net.demux import Demultiplexer
-from proxy_vpn.net.engine import LONG_HEADER_BIT, Engine, EngineHandler
+from proxy_vpn.net.engine import (
+    HANDSHAKE_DATAGRAM_BYTES,
+    LONG_HEADER_BIT,
+    Engine,
+    EngineHandler,
+)
 from proxy_vpn.net.pacer import Pacer
+from proxy_vpn.net.trains import Trains
 from proxy_vpn.net.udp import Path
+from proxy_vpn.wire.seal import OVERHEAD_BYTES
+from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES, train_id
 
 KEY_UPDATE_PACKETS = 1 << 22
 KEEPALIVE_S = 20.0
 PROBE_TIMEOUT_LIMIT_S = 20.0
 INTERNAL_ERROR = 0x104
 SEND_ROUNDS_LIMIT = 256
+RESEND_FIRST_S = (0.2, 0.4)
+WINDOW_PACKETS = 8
+UNPACED_PACKETS = 5
+PACKET_OVERHEAD_BYTES = 64
 _TIMER_SLACK_S = 0.0002
 _TIMER_PAUSE_S = 0.0005
 _log = logging.getLogger(__name__)
@@ -53,15 +65,27 @@ class Link:
     """One QUIC connection on the network; `seal` wraps the datagrams that bear a long header."""
 
     def __init__(
-        self, engine: Engine, demux: Demultiplexer, handler: LinkHandler, path: Path, seal: Callable[[bytes], bytes]
+        self,
+        engine: Engine,
+        demux: Demultiplexer,
+        handler: LinkHandler,
+        path: Path,
+        seal: Callable[[bytes], bytes],
+        datagram_bytes: int,
     ) -> None:
         self.engine = engine
         self.path: Path | None = path
+        self.datagram_bytes = datagram_bytes
         self._demux = demux
         self._handler = handler
         self._seal = seal
         self._loop = asyncio.get_running_loop()
         self._ids: set[bytes] = set()
+        self.trains = Trains(self)
+        self._outbox: list[bytes] = []
+        self._framed_bytes = 0
+        self._sent_first = False
+        self._lost = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._settling = False
@@ -87,12 +111,14 @@ class Link:
         if not self._closed:
             self._ids.add(connection_id)
             self._demux.links[connection_id] = self
+            self._demux.links[train_id(connection_id)] = self.trains
 
     def remove_connection_id(self, connection_id: bytes) -> None:
         """The peer retired this ID."""
         self._ids.discard(connection_id)
         if self._demux.links.get(connection_id) is self:
             del self._demux.links[connection_id]
+            self._demux.links.pop(train_id(connection_id), None)
 
     def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
         """Feed; call `settle` once after all of a turn's datagrams."""
@@ -137,6 +163,11 @@ class Link:
 
     def _settle(self) -> None:
         self.engine.deliver(self._handler, self._loop.time())
+        lost = self.engine.lost
+        if lost != self._lost:
+            self._lost = lost
+            if not self._pacer.queued(self.engine.rtt_s):
+                self.trains.expect_losses(self._loop.time())
         for _ in range(SEND_ROUNDS_LIMIT):
             if self._closed:
                 return
@@ -163,19 +194,73 @@ class Link:
         self._paced = None
         self.settle()
 
+    @property
+    def chunk_bytes(self) -> int:
+        """How much stream data the engine is to get before it is asked for packets: what fills one, or a few of them.
+
+        A packet is no larger than a small part of the congestion window, so that slow lines carry small ones.
+        """
+        size, largest = self._size, self.engine.size
+        whole = size - HEADER_BYTES - TRAILER_BYTES
+        parts = self.engine.window // (WINDOW_PACKETS * size)
+        if largest <= size or parts < 2 or self.path is None or self.path.remote.relayed:
+            return min(largest, size) - PACKET_OVERHEAD_BYTES
+        if parts * whole < largest:
+            return parts * whole - PACKET_OVERHEAD_BYTES
+        return (largest - PACKET_OVERHEAD_BYTES) * (1 if self._pacer.active else UNPACED_PACKETS)
+
+    def takes(self, size: int) -> bool:
+        """Whether the engine may be given so many bytes of stream data at once, past those that wait."""
+        room = self.engine.room
+        return room >= size and (size <= self.chunk_bytes or not self._pacer.active)
+
     def _can_send(self) -> bool:
         return self.path is not None and not self._demux.congested(self.path)
+
+    def send_datagrams(self, frames: Sequence[bytes]) -> None:
+        """Queue DATAGRAM frames of at most `frame_limit` bytes each (RFC 9221): all, or none if there is no room.
+
+        No two share a packet that is larger than a datagram: what gets lost on the way is to cost one of them.
+        """
+        if self._closed or sum(map(len, frames)) > self.engine.datagram_room:
+            return
+        for frame in frames:
+            if self._framed_bytes and self._framed_bytes + len(frame) > self.frame_limit and self._can_send():
+                self._collect()
+            self._framed_bytes += len(frame)
+            self.engine.send_datagram(frame)
+        self.wake()
+
+    @property
+    def frame_limit(self) -> int:
+        """The largest DATAGRAM payload that is safe to send."""
+        return min(self.engine.size, self._size) - self.engine.frame_overhead_bytes
+
+    @property
+    def _size(self) -> int:
+        """Of datagrams on this path; a relay splits those that are larger than the smallest."""
+        if self.path is not None and self.path.remote.relayed:
+            return min(self.datagram_bytes, HANDSHAKE_DATAGRAM_BYTES)
+        return self.datagram_bytes
+
+    def _collect(self) -> None:
+        self._framed_bytes = 0
+        self._guard(lambda: self._outbox.extend(self.engine.transmit(self._loop.time())))
 
     def _send(self) -> None:
         if not self._can_send():
             return
         path = self.path
-        datagrams: list[bytes] = []
-        self._guard(lambda: datagrams.extend(self.engine.transmit(self._loop.time())))
-        if not datagrams or path is None:
+        self._collect()
+        if not self._outbox or path is None:
             return
+        datagrams, self._outbox = self._outbox, []
         if datagrams[0][0] & LONG_HEADER_BIT or datagrams[-1][0] & LONG_HEADER_BIT:
-            datagrams = [self._seal(d) if d[0] & LONG_HEADER_BIT else d for d in datagrams]
+            datagrams = [part for d in datagrams for part in self._sealed(d)]
+            if not self._sent_first:
+                self._send_first(datagrams, path)
+        elif self.engine.size > self._size and any(len(datagram) > self._size for datagram in datagrams):
+            datagrams = list(self.trains.split(datagrams, self._size, self._loop.time()))
         if path != self._paced_path:
             self._paced_path, self._pacer = path, Pacer()
         size = sum(map(len, datagrams))
@@ -184,6 +269,22 @@ class Link:
         self._packets_since_update += len(datagrams)
         self._unanswered_since = self._unanswered_since or self._loop.time()
         self._demux.send(datagrams, path)
+
+    def _sealed(self, datagram: bytes) -> Iterable[bytes]:
+        if not datagram[0] & LONG_HEADER_BIT:
+            return self.trains.split([datagram], self._size, self._loop.time())
+        return map(self._seal, self.trains.split([datagram], self.datagram_bytes - OVERHEAD_BYTES, 0.0))
+
+    def _send_first(self, datagrams: Sequence[bytes], path: Path) -> None:
+        """Send the first flight again if no answer comes; qh3 would take small packets for the connection's life."""
+        self._sent_first, heard = True, self.received_bytes
+
+        def again() -> None:
+            if not self._closed and self.received_bytes == heard:
+                self._demux.send(datagrams, path)
+
+        for after_s in RESEND_FIRST_S:
+            self._loop.call_later(after_s, again)
 
     def keep(self) -> None:
         """Called now and then: a PING before the engine's idle timeout, a key update every 2^22 packets.
@@ -217,9 +318,9 @@ class Link:
             self._guard(lambda: self.engine.handle_timer(max(timer, now)))
         self.settle()
 
-    def resize(self, size: int) -> None:
-        """Use datagrams of `size` bytes from now on, also for what is missing; not every engine can grow."""
-        self._guard(lambda: self.engine.set_size(size))
+    def resize(self, datagram_bytes: int) -> None:
+        """Use datagrams of this size from now on, also for what is missing."""
+        self.datagram_bytes = datagram_bytes
         self.kick()
 
     def close(self, code: int, reason: str) -> None:

@@ -54,6 +54,19 @@ class Credit(Message, frozen=True, tag="credit"):
     limits: list[tuple[int, int]]
 
 
+class Ended(Message, frozen=True, tag="ended"):
+    """A stream's direction ends at an absolute offset; told beside its FIN, when that came after the last byte."""
+
+    stream: int
+    offset: int
+
+
+class Repaired(Message, frozen=True, tag="repaired"):
+    """How many datagrams of trains got lost on their way here so far, and did not have to be sent again."""
+
+    count: int
+
+
 class Peers(Message, frozen=True, tag="peers"):
     """Peer exchange: records signed by the devices they describe."""
 
@@ -141,7 +154,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True):
 
 
 RelayMessage = RelayOpen | RelayAccepted | RelayRefused | RelayIncoming | RelayClose
-_ControlMessage = Welcome | Credit | Peers | Bye | Reach | Routes | RelayMessage
+_ControlMessage = Welcome | Credit | Ended | Repaired | Peers | Bye | Reach | Routes | RelayMessage
 _control_decoder = msgspec.msgpack.Decoder(_ControlMessage)
 _encoder = msgspec.msgpack.Encoder()
 

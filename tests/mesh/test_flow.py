@@ -40,6 +40,7 @@ class FakeCarrier:
         self.room = True
         self.sent = bytearray()
         self.ended_sending = False
+        self.told_end: int | None = None
         self.grants: list[int] = []
         self.aborted = 0
         self.refused = 0
@@ -57,6 +58,10 @@ class FakeCarrier:
         assert stream_id == STREAM and not self.ended_sending
         self.sent += data
         self.ended_sending = end
+
+    def tell_end(self, stream_id: int, offset: int) -> None:
+        assert stream_id == STREAM and self.ended_sending and self.told_end is None
+        self.told_end = offset
 
     def flow_ready(self, flow: Flow) -> None:
         self.ready.append(flow)
@@ -325,6 +330,33 @@ def test_a_reset_before_the_end_is_a_loss() -> None:
     flow.stream_received(b"half", False)
     flow.stream_reset()
     assert sink.data == b"half" and sink.events == ["lost"] and carrier.aborted == 1
+
+
+def test_an_end_that_comes_alone_is_told_and_one_with_bytes_is_not() -> None:
+    flow, carrier, _ = bench()
+    flow.write(b"first")
+    flow.write_eof()
+    carrier.pump()
+    assert carrier.ended_sending and carrier.told_end == 15
+    flow, carrier, _ = bench()
+    carrier.room = False
+    flow.write(b"first")
+    flow.write_eof()
+    carrier.pump()
+    assert carrier.ended_sending and carrier.told_end is None
+
+
+@pytest.mark.parametrize("told", ["before", "amid", "after"])
+def test_an_end_that_was_told_ends_the_direction_once_all_is_there(told: str) -> None:
+    flow, _, sink = bench()
+    for at, when in ((1, "before"), (4, "amid"), (6, "after")):
+        if told == when:
+            flow.end_told(6)
+        if at < 6:
+            assert not flow.end_received
+            assert flow.stream_received(b"abc"[: 6 - at], False)
+    assert flow.end_received and sink.events[-1] == "eof"
+    assert flow.stream_received(b"", True) and sink.events.count("eof") == 1
 
 
 def test_a_reset_after_the_end_is_ignored() -> None:

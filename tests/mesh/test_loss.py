@@ -55,3 +55,31 @@ async def _write(sink: StreamSink, text: bytes, entropy: random.Random) -> None:
         if entropy.random() < 0.3:
             await pause(entropy.random() * 0.05)
     sink.flow.write_eof()
+
+
+@pytest.mark.parametrize("engines", PAIRINGS)
+def test_ends_that_come_alone_arrive_though_every_third_datagram_is_lost(engines: tuple[str, str]) -> None:
+    """qh3 loses a FIN for good when the packet before it is lost too; the control stream tells it again."""
+
+    async def scenario(seed: int) -> None:
+        entropy = random.Random(seed)
+        async with two_members(engines, latency_s=LATENCY_S) as (wire, one, two):
+            near = [StreamSink(await one.open_flow(two, port)) for port in range(1000, 1000 + FLOWS)]
+            await two.changes.until(lambda: len(two.sinks) == FLOWS)
+            wire.drops = lambda source, target, datagram: entropy.random() < 0.3
+            for sink in near:
+                sink.flow.write(b"x")
+            await pause(0.03)
+            for sink in near:
+                sink.flow.write_eof()
+            for far in two.sinks:
+                await far.until(lambda sink: "eof" in sink.events, FLOW_LIMIT_S)
+                assert bytes(far.data) == b"x"
+                far.flow.write_eof()
+            for sink in near:
+                await sink.until(lambda sink: sink.over, FLOW_LIMIT_S)
+                assert sink.events == ["eof", "finished"]
+            assert not one.lost and not two.lost
+
+    for seed in range(3):
+        run_virtually(scenario(seed))

@@ -18,7 +18,7 @@ def test_what_a_dead_line_does_not_take_is_lost_not_kept(engine: str) -> None:
     pair.drop = lambda datagram, from_client: True
     sent = 0
     for _ in range(FLOOD):
-        pair.client.engine.send_datagrams([FRAME])
+        pair.client.engine.send_datagram(FRAME)
         sent += sum(map(len, pair.client.engine.transmit(pair.now)))
     assert sent < 2 * (DATAGRAM_BURST_BYTES + FIRST_WINDOW_BYTES)
     pair.drop = lambda datagram, from_client: False
@@ -33,18 +33,6 @@ def test_a_burst_goes_through_whole(engines: tuple[str, str]) -> None:
     pair = EnginePair(*engines).handshake()
     burst = [number.to_bytes(4, "big") + FRAME for number in range(100)]
     for frame in burst:
-        pair.client.engine.send_datagrams([frame])
+        pair.client.engine.send_datagram(frame)
     pair.run_for(5.0)
     assert sorted(pair.server.handler.datagrams) == burst
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_pieces_of_a_payload_go_together_or_not_at_all(engine: str) -> None:
-    pair = EnginePair(engine, engine).handshake()
-    pieces = [FRAME] * (DATAGRAM_BURST_BYTES // len(FRAME) + 200)
-    pair.client.engine.send_datagrams(pieces)
-    pair.run_for(1.0)
-    assert not pair.server.handler.datagrams
-    pair.client.engine.send_datagrams(pieces[:60])
-    pair.run_for(5.0)
-    assert len(pair.server.handler.datagrams) == 60

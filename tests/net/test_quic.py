@@ -12,17 +12,20 @@ import pytest
 from proxy_vpn.addresses import Address
 from proxy_vpn.errors import WireError
 from proxy_vpn.net.demux import LinkReceiver
-from proxy_vpn.net.engine import LONG_HEADER_BIT, initial_destination, long_destination
+from proxy_vpn.net.engine import DATAGRAM_BURST_BYTES, LONG_HEADER_BIT, initial_destination, long_destination
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.quic import Link
+from proxy_vpn.net.trains import Parts
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import NONCE_BYTES, OVERHEAD_BYTES, SealKey
+from proxy_vpn.wire.train import PACKET_BYTES as LARGE
 from tests.support.engine_pair import PAIRINGS, RecordingHandler, hostile
 from tests.support.mesh_world import Changes, Wire, WireDemux
 from tests.support.virtual_loop import run_virtually
 
 SEAL = SealKey(b"\x07" * 32)
 HERE, THERE, ELSEWHERE = (Address(f"10.0.0.{number}", 4000) for number in (1, 2, 3))
+DATAGRAM_BYTES = 1452
 pairings = pytest.mark.parametrize("engines", PAIRINGS)
 
 
@@ -94,13 +97,18 @@ class Host:
         self.changes = Changes()
         self._engine = engine_factory(engine)
         self._half_open: dict[bytes, Link] = {}
+        self._size = 1200
+        self._parts = Parts()
 
     def dial(self, other: Host, size: int = 1200) -> Handler:
+        self._size = other._size = size
         return self._link(True, size, b"", Path("", 0, other.address), connect=True)
 
     def _link(self, is_client: bool, size: int, destination: bytes, path: Path, connect: bool = False) -> Handler:
         handler = Handler()
-        handler.link = Link(self._engine(is_client, size, destination), self.demux, handler, path, seal)
+        datagram_bytes = min(size + OVERHEAD_BYTES, DATAGRAM_BYTES)
+        engine = self._engine(is_client, size, destination)
+        handler.link = Link(engine, self.demux, handler, path, seal, datagram_bytes)
         if connect:
             handler.link.connect()
         else:
@@ -110,23 +118,26 @@ class Host:
         return handler
 
     def _on_sealed(self, datagram: bytes, path: Path) -> LinkReceiver | None:
+        link: LinkReceiver | None = None
         try:
-            opened = SEAL.open(datagram)
-            destination = long_destination(opened)
-            link: LinkReceiver | None = self._half_open.get(destination) or self.demux.links.get(destination)
-            if link is None:
-                link = self._link(False, 1200, initial_destination(opened), path).link
+            for opened in self._parts.whole(SEAL.open(datagram), path.remote):
+                destination = long_destination(opened)
+                link = self._half_open.get(destination) or self.demux.links.get(destination)
+                if link is None:
+                    link = self._link(False, self._size, initial_destination(opened), path).link
+                link.receive(opened, len(opened), path)
         except WireError:
             return None
-        link.receive(opened, len(opened), path)
         return link
 
 
 @asynccontextmanager
-async def connected(engines: tuple[str, str]) -> AsyncIterator[tuple[Wire, Host, Host, Handler, Handler]]:
+async def connected(
+    engines: tuple[str, str], size: int = 1200
+) -> AsyncIterator[tuple[Wire, Host, Host, Handler, Handler]]:
     wire = Wire()
     one, two = Host(wire, HERE, engines[0]), Host(wire, THERE, engines[1])
-    client = one.dial(two)
+    client = one.dial(two, size)
     await client.until(lambda handler: handler.completed)
     server = two.accepted[0]
     await server.until(lambda handler: handler.completed)
@@ -171,6 +182,88 @@ def test_bytes_flow_both_ways_as_room_permits(engines: tuple[str, str]) -> None:
                 await far.until_ended(stream_id)
                 assert far.data[stream_id] == b"".join(bytes([number]) * 50_000 for number in range(20))
                 assert near.link.sent_bytes > 1_000_000 and far.link.received_bytes > 1_000_000
+
+    run_virtually(main())
+
+
+@pairings
+def test_the_pieces_of_a_payload_go_together_or_not_at_all(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines) as (_, _, _, client, server):
+            frame = bytes(client.link.frame_limit)
+            pieces = [frame] * (DATAGRAM_BURST_BYTES // len(frame) + 200)
+            client.link.send_datagrams(pieces)
+            await asyncio.sleep(1.0)
+            assert not server.datagrams
+            client.link.send_datagrams(pieces[:60])
+            await asyncio.sleep(5.0)
+            assert len(server.datagrams) == 60
+
+    run_virtually(main())
+
+
+@pairings
+def test_packets_larger_than_datagrams_go_as_trains_and_frames_alone(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines, LARGE) as (wire, _, _, client, server):
+            stream_id = client.link.engine.open_stream()
+            for near, far in ((client, server), (server, client)):
+                wire.recording = True
+                wire.seen.clear()
+                near.feed = [(stream_id, bytes([number]) * 50_000, number == 19) for number in range(20)]
+                near.link.wake()
+                await far.until_ended(stream_id)
+                assert far.data[stream_id] == b"".join(bytes([number]) * 50_000 for number in range(20))
+                trains = [datagram for _, _, datagram in wire.seen if datagram[12] & 15 == 8]
+                assert len(trains) > 400 and max(len(datagram) for _, _, datagram in wire.seen) <= DATAGRAM_BYTES
+                frame = bytes(near.link.frame_limit)
+                wire.seen.clear()
+                near.link.send_datagrams([frame] * 5)
+                await asyncio.sleep(1.0)
+                assert len(far.datagrams) == 5
+                assert sum(len(datagram) > len(frame) for _, _, datagram in wire.seen) == 5
+
+    run_virtually(main())
+
+
+@pairings
+def test_lost_datagrams_of_trains_are_replaced_by_their_parity(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines, LARGE) as (wire, _, _, client, server):
+            rest = random.Random(4)
+            wire.drops = lambda source, target, datagram: len(datagram) > 1000 and rest.random() < 0.02
+            stream_id = client.link.engine.open_stream()
+            client.feed = [(stream_id, bytes(50_000), number == 99) for number in range(100)]
+            client.link.wake()
+            await server.until_ended(stream_id)
+            assert server.data[stream_id] == bytes(5_000_000)
+            assert server.link.trains.repaired > 20 and not client.link.trains.repaired
+
+    run_virtually(main())
+
+
+@pairings
+def test_a_first_flight_that_is_lost_is_sent_again_soon(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        for silent in (HERE, THERE):
+            wire = Wire()
+            loop = asyncio.get_running_loop()
+            until = loop.time() + 0.15
+            wire.drops = lambda source, target, datagram: source == silent and loop.time() < until  # noqa: B023
+            one, two = Host(wire, HERE, engines[0]), Host(wire, THERE, engines[1])
+            client = one.dial(two, LARGE)
+            await client.until(lambda handler: handler.completed)
+            assert loop.time() < until + 0.3
+            await asyncio.sleep(0.2)
+            server = two.accepted[0]
+            stream_id = client.link.engine.open_stream()
+            client.feed = [(stream_id, bytes(50_000), number == 19) for number in range(20)]
+            wire.recording = True
+            client.link.wake()
+            await server.until_ended(stream_id)
+            assert sum(datagram[12] & 15 == 8 for _, _, datagram in wire.seen) > 400, "packets are small for good"
+            for handler in (client, server):
+                handler.link.close(0x100, "")
 
     run_virtually(main())
 

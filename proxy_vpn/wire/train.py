@@ -1,0 +1,194 @@
+"""Trains: a QUIC packet larger than a datagram leaves as several datagrams and is put together again.
+
+What a QUIC stack does, it does by the packet, so few large packets cost a fraction of many small ones, and a congestion
+window that grows by a packet a round trip fills a long line sooner. IP fragments would do the same, but NATs drop them,
+and what is lost of them stays in the kernel for half a minute.
+
+    0x40 | 8 bytes of the packet's destination connection ID, complemented | number (3) | index << 4 | count | part
+
+`count` parts, 2 to 15, are of one length; the last ends with zeros and their number (2), so that a kernel that cuts
+buffers into datagrams can send many trains in one call. Only where that would be many zeros there are none, and it is
+shorter. Where a line loses datagrams one more follows, whose index is the count: the parts' exclusive or, which stands
+for any one of them. Nothing here is authenticated, as nothing of IP's own fragments is: what was joined wrongly is a
+packet that QUIC does not open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+CONNECTION_ID_BYTES = 8
+HEADER_BYTES = 13
+TRAILER_BYTES = 2
+COUNT_LIMIT = 15
+# Eight full datagrams of 1452 bytes: larger packets save little more, and a lost datagram costs a packet.
+PACKET_BYTES = 11_490
+PADDING_SHARE = 4
+PACKET_LEAST_BYTES = 21  # of QUIC's: header, packet number, sample for the header's protection
+PENDING_LIMIT = 64
+PENDING_BYTES = 1 << 20
+_FIXED_BIT = b"\x40"
+_NUMBERS = 1 << 24
+_LONG_BIT = 0x80
+_FIRST_BITS = 0xC0
+_ID_AT, _ID_END, _LONG_ID_AT = 1, 9, 6
+_NUMBER_END, _PLACE = 12, 12
+_COMPLEMENT = bytes(255 - byte for byte in range(256))
+_ORDERS = [bytes((index << 4) | count for index in range(count)) for count in range(COUNT_LIMIT + 1)]
+_PLACES = [[order[index : index + 1] for index in range(len(order))] for order in _ORDERS]
+_DONE_REMEMBERED = 64
+
+
+def train_id(connection_id: bytes) -> bytes:
+    """What the datagrams of trains to this connection bear instead of its ID."""
+    return connection_id.translate(_COMPLEMENT)
+
+
+class Splitter:
+    """Makes one connection's trains."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def split(self, packet: bytes, datagram_bytes: int, parity: bool) -> list[bytes]:
+        """The datagrams, none larger than `datagram_bytes`, of a packet that is; none if it is too large."""
+        size = datagram_bytes - HEADER_BYTES
+        count = -(-(len(packet) + TRAILER_BYTES) // size)
+        if count > COUNT_LIMIT:
+            return []
+        padding = count * size - len(packet) - TRAILER_BYTES
+        if padding > size // PADDING_SHARE and size - padding >= TRAILER_BYTES and not parity:
+            padding = 0
+        packet = b"".join((packet, bytes(padding), padding.to_bytes(TRAILER_BYTES, "big")))
+        self._number = (self._number + 1) % _NUMBERS
+        head = _FIXED_BIT + _train_of(packet) + self._number.to_bytes(3, "big")
+        parts = [packet[start : start + size] for start in range(0, len(packet), size)]
+        datagrams = [head + place + part for place, part in zip(_PLACES[count], parts, strict=True)]
+        if parity:
+            datagrams.append(head + bytes(((count << 4) | count,)) + _xor(parts, size))
+        return datagrams
+
+
+class Joiner:
+    """Puts trains together, of any connections; holds at most PENDING_LIMIT that are incomplete, and PENDING_BYTES.
+
+    It takes packets with the header asked for, whose connection ID is their train's, and no others.
+    """
+
+    def __init__(self, *, long_headers: bool = False) -> None:
+        self._first_bits = _LONG_BIT | _FIXED_BIT[0] if long_headers else _FIXED_BIT[0]
+        self.repaired = 0  # how many parts the parity has replaced
+        self._pending: dict[bytes, _Pending] = {}
+        self._held_bytes = 0
+        self._done: dict[bytes, None] = {}
+
+    def feed(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, int]]:
+        """Runs of whole packets, laid end to end, all but the last of a run of the given size.
+
+        `data`: datagrams of trains, laid end to end; all but the last have `segment_bytes`.
+        """
+        run: list[bytes] = []
+        for train, packet in self._packets(data, segment_bytes):
+            if len(packet) < PACKET_LEAST_BYTES or packet[0] & _FIRST_BITS != self._first_bits:
+                continue
+            if _train_of(packet) != train:
+                continue
+            if run and len(packet) > len(run[0]):
+                yield b"".join(run), len(run[0])
+                run = []
+            run.append(packet)
+            if len(packet) < len(run[0]):
+                yield b"".join(run), len(run[0])
+                run = []
+        if run:
+            yield b"".join(run), len(run[0])
+
+    def _packets(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+        places = data[_PLACE::segment_bytes]
+        numbers = data[_NUMBER_END - 1 :: segment_bytes]
+        view = memoryview(data)
+        at, segments = 0, len(places)
+        while at < segments:
+            first, count = at * segment_bytes, places[at] & 15
+            end = at + count
+            # The whole train in its order, as it comes where nothing is lost: a look at two bytes of each datagram.
+            if count > 1 and places[at:end] == _ORDERS[count] and numbers[at:end] == numbers[at : at + 1] * count:
+                starts = range(first, (end - 1) * segment_bytes, segment_bytes)
+                parts = [view[start + HEADER_BYTES : start + segment_bytes] for start in starts]
+                stop = min(end * segment_bytes, len(data)) - TRAILER_BYTES
+                stop -= int.from_bytes(data[stop : stop + TRAILER_BYTES], "big")
+                parts.append(view[(end - 1) * segment_bytes + HEADER_BYTES : stop])
+                self._finished(data[first + _ID_AT : first + _NUMBER_END])
+                yield data[first + _ID_AT : first + _ID_END], b"".join(parts)
+                at = end
+                continue
+            packet = self._part(data[first : first + segment_bytes])
+            if packet is not None:
+                yield data[first + _ID_AT : first + _ID_END], packet
+            at += 1
+
+    def _part(self, datagram: bytes) -> bytes | None:
+        """The packet that this datagram completes."""
+        if len(datagram) <= HEADER_BYTES:
+            return None
+        number, place = datagram[_ID_AT:_NUMBER_END], datagram[_PLACE]
+        index, count = place >> 4, place & 15
+        if number in self._done or index > count or count < 2:
+            return None
+        pending = self._pending.get(number)
+        if pending is None:
+            while len(self._pending) >= PENDING_LIMIT or self._held_bytes > PENDING_BYTES:
+                self._drop(next(iter(self._pending)))
+            pending = self._pending[number] = _Pending(count)
+        if count != pending.count or index in pending.parts:
+            return None
+        pending.parts[index] = datagram[HEADER_BYTES:]
+        self._held_bytes += len(datagram)
+        if len(pending.parts) < count:
+            return None
+        self._drop(number)
+        self._finished(number)
+        if count in pending.parts:
+            self.repaired += 1
+        return pending.join()
+
+    def _drop(self, number: bytes) -> None:
+        pending = self._pending.pop(number)
+        self._held_bytes -= sum(len(part) + HEADER_BYTES for part in pending.parts.values())
+
+    def _finished(self, number: bytes) -> None:
+        """What still comes of this train is not the beginning of another."""
+        self._done[number] = None
+        if len(self._done) > _DONE_REMEMBERED:
+            del self._done[next(iter(self._done))]
+
+
+def _train_of(packet: bytes) -> bytes:
+    at = _LONG_ID_AT if packet[0] & _LONG_BIT else _ID_AT
+    return train_id(packet[at : at + CONNECTION_ID_BYTES])
+
+
+class _Pending:
+    """The parts of one train so far, by index."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.parts: dict[int, bytes] = {}
+
+    def join(self) -> bytes:
+        """The packet, or something that is none if its parts do not fit together."""
+        parity = self.parts.pop(self.count, None)
+        if parity is not None:
+            (missing,) = set(range(self.count)) - self.parts.keys()
+            self.parts[missing] = _xor((parity, *self.parts.values()), len(parity))
+        joined = b"".join(self.parts[index] for index in range(self.count))
+        end = len(joined) - TRAILER_BYTES
+        return joined[: max(end - int.from_bytes(joined[end:], "big"), 0)]
+
+
+def _xor(parts: Iterable[bytes], size: int) -> bytes:
+    """The exclusive or of all parts, which are meant to have `size` bytes."""
+    total = 0
+    for part in parts:
+        total ^= int.from_bytes(part[:size], "little")
+    return total.to_bytes(size, "little")

@@ -1,0 +1,116 @@
+"""Trains: what a packet is split into comes together again, whatever is lost, doubled, shuffled or made up."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy_vpn.wire.train import COUNT_LIMIT, HEADER_BYTES, PENDING_BYTES, PENDING_LIMIT, Joiner, Splitter, train_id
+
+DATAGRAM_BYTES = 1452
+ID = b"\x01\x02\x03\x04\x05\x06\x07\x08"
+sizes = st.integers(1200, 1500)
+
+
+def packet(size: int, seed: int = 1) -> bytes:
+    return b"\x41" + ID + random.Random(seed).randbytes(size - 9)
+
+
+def fed(joiner: Joiner, datagrams: list[bytes]) -> list[bytes]:
+    """The packets that come of datagrams one by one."""
+    return [whole for datagram in datagrams for whole, _ in joiner.feed(datagram, len(datagram))]
+
+
+@given(sizes, st.data())
+def test_a_packet_comes_together_in_any_order_and_twice_is_once(datagram_bytes: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(datagram_bytes + 1, (COUNT_LIMIT - 1) * (datagram_bytes - HEADER_BYTES)))
+    parity = data.draw(st.booleans())
+    sent = packet(size)
+    datagrams = Splitter().split(sent, datagram_bytes, parity)
+    assert all(datagram_bytes >= len(datagram) > HEADER_BYTES for datagram in datagrams)
+    assert len({len(datagram) for datagram in datagrams[:-1]}) == 1, "one call of the kernel sends them"
+    twice = data.draw(st.permutations(datagrams * 2))
+    assert fed(Joiner(), twice) == [sent]
+
+
+@given(sizes, st.integers(1600, 15_000), st.data())
+def test_a_parity_replaces_any_one_part(datagram_bytes: int, size: int, data: st.DataObject) -> None:
+    sent = packet(size)
+    datagrams = Splitter().split(sent, datagram_bytes, True)
+    missing = data.draw(st.integers(0, len(datagrams) - 1))
+    rest = datagrams[:missing] + datagrams[missing + 1 :]
+    joiner = Joiner()
+    assert fed(joiner, rest) == [sent]
+    assert joiner.repaired == (missing < len(datagrams) - 1)
+    assert fed(Joiner(), rest[1:]) == []
+
+
+@pytest.mark.parametrize("parity", [False, True])
+def test_trains_that_the_kernel_joined_come_as_one_run(parity: bool) -> None:
+    splitter, joiner = Splitter(), Joiner()
+    packets = [packet(11_470, seed) for seed in range(4)]
+    datagrams = [each for sent in packets for each in splitter.split(sent, DATAGRAM_BYTES, parity)]
+    assert {len(datagram) for datagram in datagrams} == {DATAGRAM_BYTES}
+    assert list(joiner.feed(b"".join(datagrams), DATAGRAM_BYTES)) == [(b"".join(packets), 11_470)]
+    del datagrams[3]
+    again = Joiner()
+    runs = list(again.feed(b"".join(datagrams), DATAGRAM_BYTES))
+    assert b"".join(run for run, _ in runs) == b"".join(packets[0 if parity else 1 :])
+
+
+def test_runs_end_with_a_shorter_packet_and_before_a_longer_one() -> None:
+    splitter = Splitter()
+    lengths = [9_000, 9_000, 5_000, 9_000, 11_000]
+    data = [splitter.split(packet(size), DATAGRAM_BYTES, True) for size in lengths]
+    joiner = Joiner()
+    runs = [run for datagrams in data for run in joiner.feed(b"".join(datagrams), DATAGRAM_BYTES)]
+    assert [size for _, size in runs] == lengths
+    merged = list(Joiner().feed(b"".join(each for datagrams in data for each in datagrams), DATAGRAM_BYTES))
+    assert [(len(run), size) for run, size in merged] == [(23_000, 9_000), (9_000, 9_000), (11_000, 11_000)]
+
+
+def test_a_packet_that_is_too_large_makes_no_train() -> None:
+    assert Splitter().split(packet(COUNT_LIMIT * DATAGRAM_BYTES), DATAGRAM_BYTES, False) == []
+
+
+def test_the_id_is_not_the_connections_own() -> None:
+    assert train_id(train_id(ID)) == ID != train_id(ID)
+    assert Splitter().split(packet(3000), DATAGRAM_BYTES, False)[0][1:9] == train_id(ID)
+
+
+def test_what_is_no_packet_of_the_trains_connection_is_dropped() -> None:
+    for spoiled in (b"\xc1" + packet(3000)[1:], b"\x01" + packet(3000)[1:]):
+        assert fed(Joiner(), Splitter().split(spoiled, DATAGRAM_BYTES, False)) == []
+    of_another = Splitter().split(packet(3000), DATAGRAM_BYTES, False)
+    assert fed(Joiner(), [each[:1] + bytes(8) + each[9:] for each in of_another]) == []
+    handshake = b"\xc1\0\0\0\1\x08" + packet(3000)[1:]
+    datagrams = Splitter().split(handshake, DATAGRAM_BYTES, False)
+    assert fed(Joiner(), datagrams) == [] and fed(Joiner(long_headers=True), datagrams) == [handshake]
+    short = Splitter().split(packet(3000), DATAGRAM_BYTES, False)
+    assert fed(Joiner(long_headers=True), short) == []
+
+
+def test_incomplete_trains_are_bounded_and_the_oldest_go() -> None:
+    splitter, joiner = Splitter(), Joiner()
+    trains = [splitter.split(packet(11_000, seed), DATAGRAM_BYTES, False) for seed in range(PENDING_LIMIT + 1)]
+    for datagrams in trains:
+        assert fed(joiner, datagrams[:-1]) == []
+    assert joiner._held_bytes <= PENDING_BYTES and len(joiner._pending) <= PENDING_LIMIT
+    assert fed(joiner, trains[0][-1:]) == []
+    assert fed(joiner, trains[-1][-1:]) == [packet(11_000, PENDING_LIMIT)]
+
+
+def test_noise_raises_nothing_and_stays_bounded() -> None:
+    rest, joiner = random.Random(5), Joiner()
+    good = Splitter().split(packet(6_000), DATAGRAM_BYTES, True)
+    for _ in range(20_000):
+        spoiled = bytearray(rest.choice(good))
+        for _ in range(rest.choice((0, 1, 2, 5))):
+            spoiled[rest.randrange(min(len(spoiled), 20))] = rest.randrange(256)
+        datagram = bytes(spoiled[: rest.choice((rest.randrange(1, len(spoiled)), len(spoiled)))])
+        for whole, size in joiner.feed(datagram, rest.choice((len(datagram), 1, 13, 700))):
+            assert 21 <= size <= len(whole) and whole[0] & 0xC0 == 0x40 and whole[1:9] == ID
+        assert joiner._held_bytes <= PENDING_BYTES + 2 * DATAGRAM_BYTES and len(joiner._pending) <= PENDING_LIMIT
