@@ -58,7 +58,7 @@ async def _write(sink: StreamSink, text: bytes, entropy: random.Random) -> None:
 
 
 @pytest.mark.parametrize("engines", PAIRINGS)
-def test_ends_that_come_alone_arrive_though_every_third_datagram_is_lost(engines: tuple[str, str]) -> None:
+def test_ends_that_come_alone_arrive_though_every_second_datagram_is_lost(engines: tuple[str, str]) -> None:
     """qh3 loses a FIN for good when the packet before it is lost too; the control stream tells it again."""
 
     async def scenario(seed: int) -> None:
@@ -66,7 +66,7 @@ def test_ends_that_come_alone_arrive_though_every_third_datagram_is_lost(engines
         async with two_members(engines, latency_s=LATENCY_S) as (wire, one, two):
             near = [StreamSink(await one.open_flow(two, port)) for port in range(1000, 1000 + FLOWS)]
             await two.changes.until(lambda: len(two.sinks) == FLOWS)
-            wire.drops = lambda source, target, datagram: entropy.random() < 0.3
+            wire.drops = lambda source, target, datagram: entropy.random() < 0.5
             for sink in near:
                 sink.flow.write(b"x")
             await pause(0.03)
@@ -81,5 +81,5 @@ def test_ends_that_come_alone_arrive_though_every_third_datagram_is_lost(engines
                 assert sink.events == ["eof", "finished"]
             assert not one.lost and not two.lost
 
-    for seed in range(3):
+    for seed in range(40):  # about five of them need it
         run_virtually(scenario(seed))
