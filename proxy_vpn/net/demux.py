@@ -121,13 +121,13 @@ class Demultiplexer:
     def _readable(self, socket: UdpSocket) -> None:
         touched: dict[int, LinkReceiver] = {}
         for _ in range(BATCHES_PER_TURN):
-            batch = socket.receive()
-            if batch is None:
+            batches = socket.receive()
+            if not batches:
                 break
-            self.received_bytes += len(batch.data)
-            if batch.path.remote.relayed:
-                continue  # nobody has such an address
-            self._route(batch.data, batch.segment_bytes, batch.path, touched)
+            for data, segment_bytes, path in batches:
+                self.received_bytes += len(data)
+                if not path.remote.relayed:  # nobody has such an address
+                    self._route(data, segment_bytes, path, touched)
         for link in touched.values():
             link.settle()
 

@@ -13,19 +13,21 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.errors import StateError
 from proxy_vpn.net.filter import drop_dht_queries
+from proxy_vpn.net.recvmmsg import ManyReceiver, ancillary, available, socket_address
 
 RECEIVE_BYTES = 65535
 GSO_SEGMENTS_LIMIT = 64
 GSO_BYTES_LIMIT = 65000
 SOCKET_BUFFER_BYTES = 4 << 20
 QUEUED_SENDS_LIMIT = 64
+MANY_LEAST_BYTES, MANY_AFTER, MISFITS_LIMIT = 1000, 8, 16
 _PATHS_CACHED = 1024
 _LINUX = sys.platform == "linux"
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
@@ -74,6 +76,9 @@ class UdpSocket:
             raise StateError(f"UDP {address} can't be used: {error.strerror}", hint) from None
         self.address = Address(*self._socket.getsockname()[:2])
         self._segmentation = _LINUX
+        self._has_many = available()
+        self._many: ManyReceiver | None = None
+        self._alone = self._misfits = 0
         self._paths: dict[tuple[bytes, tuple[object, ...]], Path] = {}
         self._queue: deque[tuple[Sequence[bytes], _Ancillary, Address]] = deque()
         self._on_writable: Callable[[], None] | None = None
@@ -114,20 +119,44 @@ class UdpSocket:
         self._queue.clear()
         self._socket.close()
 
-    def receive(self) -> Batch | None:
-        """What one call of the kernel has for us, or None when there is nothing."""
+    def receive(self) -> list[Batch]:
+        """What one call of the kernel has for us; nothing when there is nothing."""
+        if self._many is not None:
+            return self._receive_many(self._many)
         try:
             data, ancillary, _, source = self._socket.recvmsg(RECEIVE_BYTES, _ANCILLARY_BYTES)
         except (BlockingIOError, InterruptedError, ConnectionError):
-            return None
-        segment_bytes, info = len(data), b""
-        for level, kind, value in ancillary:
-            if level == _SOL_UDP and kind == _UDP_GRO:
-                segment_bytes = _INT.unpack_from(value)[0]
-            elif kind in (_IP_PKTINFO, _IPV6_PKTINFO) and level != _SOL_UDP:
-                info = value
+            return []
+        segment_bytes, info = _read(ancillary)
         path = self._paths.get((info, source)) or self._learn_path(info, source)
-        return Batch(data, segment_bytes or 1, path)
+        if not segment_bytes and len(data) >= MANY_LEAST_BYTES and self._has_many:
+            self._alone += 1
+            if self._alone >= MANY_AFTER:
+                self._many = ManyReceiver(len(data))
+        elif segment_bytes:
+            self._alone = 0
+        return [Batch(data, segment_bytes or len(data) or 1, path)]
+
+    def _receive_many(self, many: ManyReceiver) -> list[Batch]:
+        """As long as datagrams come alone though large, many in one call."""
+        batches, fits = [], False
+        try:
+            several = many.receive(self.fileno())
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return []
+        except OSError:  # a system that has the call and refuses it: never again
+            self._many, self._has_many = None, False
+            return []
+        for received in several:
+            segment_bytes, info = _read(ancillary(received.control))
+            source = socket_address(received.name)
+            path = self._paths.get((info, source)) or self._learn_path(info, source)
+            fits = len(received.data) > received.segment_bytes and not segment_bytes
+            batches.append(Batch(received.data, segment_bytes or received.segment_bytes or 1, path))
+        self._misfits = 0 if fits else self._misfits + 1
+        if self._misfits >= MISFITS_LIMIT:
+            self._many, self._alone, self._misfits = None, 0, 0
+        return batches
 
     def _learn_path(self, info: bytes, source: tuple[object, ...]) -> Path:
         remote = Address(str(source[0]).partition("%")[0], int(str(source[1])))
@@ -167,11 +196,11 @@ class UdpSocket:
             if interface is None:
                 return  # no way leads there
             path = path._replace(interface=interface)
-        ancillary = _source_ancillary(path)
+        control = _source_ancillary(path)
         if len(group) > 1:
-            ancillary.append((_SOL_UDP, _UDP_SEGMENT, _U16.pack(len(group[0]))))
-        if self._queue or not self._try_send(group, ancillary, path.remote):
-            self._enqueue(group, ancillary, path.remote)
+            control.append((_SOL_UDP, _UDP_SEGMENT, _U16.pack(len(group[0]))))
+        if self._queue or not self._try_send(group, control, path.remote):
+            self._enqueue(group, control, path.remote)
 
     def _enqueue(self, group: Sequence[bytes], ancillary: _Ancillary, remote: Address) -> None:
         if len(self._queue) < QUEUED_SENDS_LIMIT:
@@ -217,6 +246,17 @@ class UdpSocket:
                 return False
             self._queue.popleft()
         return True
+
+
+def _read(messages: Iterable[tuple[int, int, bytes]]) -> tuple[int, bytes]:
+    """Of ancillary data: the length of joined segments, 0 if there are none, and the PKTINFO."""
+    segment_bytes, info = 0, b""
+    for level, kind, value in messages:
+        if level == _SOL_UDP and kind == _UDP_GRO:
+            segment_bytes = _INT.unpack_from(value)[0]
+        elif kind in (_IP_PKTINFO, _IPV6_PKTINFO) and level != _SOL_UDP:
+            info = value
+    return segment_bytes, info
 
 
 def _source_ancillary(path: Path) -> _Ancillary:

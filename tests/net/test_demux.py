@@ -191,8 +191,8 @@ def test_bytes_are_counted_and_sent_from_the_family_of_the_path() -> None:
         async with asyncio.timeout(WAIT_S):
             await readable.wait()
         asyncio.get_running_loop().remove_reader(bench.sender.fileno())
-        batch = bench.sender.receive()
-        assert batch is not None and batch.data == b"hello"
+        (batch,) = bench.sender.receive()
+        assert batch.data == b"hello"
         assert bench.demux.sent_bytes >= 5
         await bench.send(short(ID_A))
         assert bench.demux.received_bytes >= 39
@@ -222,8 +222,8 @@ def test_two_sockets_of_one_family_both_receive_answer_and_close() -> None:
             for path in heard:
                 demux.send([b"\x02" * 40], path)
             answers = set()
-            while (batch := sender.receive()) is not None:
-                answers.add(batch.path.remote)
+            while batches := sender.receive():
+                answers |= {batch.path.remote for batch in batches}
             assert sorted(demux.addresses) == sorted(one.address for one in sockets)
             assert answers == {one.address for one in sockets}
             demux.close()

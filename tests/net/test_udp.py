@@ -15,7 +15,8 @@ import pytest
 from proxy_vpn.addresses import Address
 from proxy_vpn.errors import StateError
 from proxy_vpn.net import udp
-from proxy_vpn.net.udp import Batch, Path, UdpSocket
+from proxy_vpn.net.recvmmsg import ManyReceiver, Received, available
+from proxy_vpn.net.udp import MANY_AFTER, MISFITS_LIMIT, Batch, Path, UdpSocket
 
 WAIT_S = 10.0
 
@@ -51,8 +52,8 @@ async def batches(one: UdpSocket, done: Callable[[list[Batch]], bool]) -> list[B
     try:
         while not done(received):
             readable.clear()
-            while (batch := one.receive()) is not None:
-                received.append(batch)
+            while several := one.receive():
+                received += several
             if not done(received):
                 await readable.wait()
     finally:
@@ -253,3 +254,71 @@ def test_nothing_is_left_behind_by_close() -> None:
         one.close()
         assert one.fileno() == -1
         one.close()
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+def test_large_datagrams_that_come_alone_are_read_many_at_a_time(ip: str) -> None:
+    """As on interfaces whose driver joins none; what else comes meanwhile keeps its bounds and its source."""
+
+    async def main() -> None:
+        one, other, two = (UdpSocket(Address(ip, 0)) for _ in range(3))
+        path = Path("", 0, two.address)
+        sent: list[tuple[Address, bytes]] = []
+
+        def send(source: UdpSocket, *data: bytes) -> None:
+            for each in data:
+                sent.append((source.address, each))
+                source.send([each], path)
+
+        async def received() -> list[Batch]:
+            there = await batches(two, lambda some: len(segments(some)) >= len(sent))
+            assert [(batch.path.remote, each) for batch in there for each in segments([batch])] == sent
+            sent.clear()
+            return there
+
+        try:
+            send(one, *some(MANY_AFTER + 40, 1452))
+            assert max(len(batch.data) for batch in await received()) == 40 * 1452
+            send(one, *some(20, 1452), *some(1, 700))
+            (whole,) = await received()
+            assert whole.path == Path(ip, 0, one.address) and whole.segment_bytes == 1452
+            send(one, *some(3, 1452), *some(2, 60_000), b"x")
+            send(other, *some(3, 1452))
+            send(one, *some(2, 1452))
+            assert len(await received()) > 3
+            one.send(some(10, 1452), path)
+            sent.extend((one.address, each) for each in some(10, 1452))
+            await received()
+            for _ in range(MISFITS_LIMIT + 1):
+                send(one, b"small")
+                await received()
+            assert two._many is None
+            send(one, *some(MANY_AFTER + 40, 1200))
+            assert max(len(batch.data) for batch in await received()) == 40 * 1200
+        finally:
+            for each in (one, other, two):
+                each.close()
+
+    if not available():
+        pytest.skip("this system has no recvmmsg")
+    asyncio.run(main())
+
+
+def test_a_system_that_refuses_the_call_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: ManyReceiver, fd: int) -> list[Received]:
+        raise OSError(errno.ENOSYS, "not here")
+
+    async def main() -> None:
+        one, two = UdpSocket(Address("127.0.0.1", 0)), UdpSocket(Address("127.0.0.1", 0))
+        try:
+            for _ in range(2):
+                for each in some(40, 1452):
+                    one.send([each], Path("", 0, two.address))
+                assert await datagrams(two, 40) == some(40, 1452)
+            assert two._many is None
+        finally:
+            one.close()
+            two.close()
+
+    monkeypatch.setattr(ManyReceiver, "receive", refuse)
+    asyncio.run(main())
