@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from proxy_vpn.doors.listen import Listener
 from proxy_vpn.doors.tcp import close_socket
 
+_ACCEPTED_AT_ONCE = 16
 _PAUSE_S = 0.2  # when this process is out of file descriptors
 _log = logging.getLogger(__name__)
 
@@ -22,7 +23,9 @@ class Acceptor:
         self._listener = listener
         self._serve = serve
         self._limit = limit
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._paused: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run())
 
     @property
     def clients(self) -> int:
@@ -39,21 +42,40 @@ class Acceptor:
             close_socket(self._sockets.pop(), reset=True)
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
-            while True:
-                try:
-                    sock, _address = await loop.sock_accept(self._listener.sock)
-                except OSError as error:
-                    _log.warning("can't accept: %s", error)
-                    await asyncio.sleep(_PAUSE_S)
-                    continue
-                if self.clients >= self._limit:
-                    _log.warning("%s: over %d clients, one was turned away", self._listener.where, self._limit)
-                    close_socket(sock, reset=True)
-                    continue
-                self._sockets.add(sock)
-                group.create_task(self._one(sock))
+            try:
+                self._listen(group)
+                await self._loop.create_future()  # until cancelled
+            finally:
+                self._stop_listening()
+
+    def _listen(self, group: asyncio.TaskGroup) -> None:
+        self._paused = None
+        self._loop.add_reader(self._listener.sock.fileno(), self._accept, group)
+
+    def _stop_listening(self) -> None:
+        if self._paused is not None:
+            self._paused.cancel()
+        self._loop.remove_reader(self._listener.sock.fileno())
+
+    def _accept(self, group: asyncio.TaskGroup) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                sock, _address = self._listener.sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                _log.warning("can't accept: %s", error)
+                self._stop_listening()
+                self._paused = self._loop.call_later(_PAUSE_S, self._listen, group)
+                return
+            if self.clients >= self._limit:
+                _log.warning("%s: over %d clients, one was turned away", self._listener.where, self._limit)
+                close_socket(sock, reset=True)
+                continue
+            sock.setblocking(False)
+            self._sockets.add(sock)
+            group.create_task(self._one(sock))
 
     async def _one(self, sock: socket.socket) -> None:
         try:

@@ -50,12 +50,23 @@ async def dial(address: Address, source_ip: str = "") -> socket.socket:
         sock.setblocking(False)
         if source_ip:
             sock.bind((source_ip, 0))
-        await asyncio.get_running_loop().sock_connect(sock, tuple(address))
+        await _connect(sock, address)
         refuse_self_connection(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _connect(sock: socket.socket, address: Address) -> None:
+    if sock.connect_ex(address) in (0, errno.EINPROGRESS):
+        # Through loopback it has succeeded, or failed, by now: nothing to wait for.
+        error = sock.connect_ex(address)
+        if error in (0, errno.EISCONN):
+            return
+        if error not in (errno.EALREADY, errno.EINPROGRESS):
+            raise OSError(error, os.strerror(error))
+    await asyncio.get_running_loop().sock_connect(sock, tuple(address))
 
 
 def refuse_self_connection(sock: socket.socket) -> None:

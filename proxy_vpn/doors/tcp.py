@@ -57,8 +57,12 @@ class TcpDuplex:
     def start(self, sink: Sink) -> None:
         """Deliver to `sink`, never from within this call."""
         self._sink = sink
-        if not self._ended:
+        if self._ended:
+            return
+        if self._early:
             self._loop.call_soon(self._begin)
+        else:
+            self._loop.add_reader(self._fd, self._on_readable)
 
     def write(self, data: bytes | memoryview) -> None:
         """Send what the kernel takes at once and queue the rest."""
@@ -127,10 +131,9 @@ class TcpDuplex:
     def _begin(self) -> None:
         if self._ended or self._sink is None:
             return
-        if self._early:
-            early, self._early = self._early, b""
-            self._unconsumed += len(early)
-            self._sink.data_received(early)
+        early, self._early = self._early, b""
+        self._unconsumed += len(early)
+        self._sink.data_received(early)
         if not self._ended:
             self._loop.add_reader(self._fd, self._on_readable)
 

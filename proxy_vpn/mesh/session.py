@@ -255,12 +255,13 @@ class Session:
         self._owner.session_path_heard(self, path)
 
     def room_available(self) -> bool:
-        limits, ends = self.streams.take_grants(), self.streams.take_ends()
+        limits = self.streams.take_grants()
         if limits:
             self.send_control(messages.Credit(limits))
+        moved = self.streams.pump()
+        ends = self.streams.take_ends()
         for stream_id, offset in ends:
             self.send_control(messages.Ended(stream_id, offset))
-        moved = self.streams.pump()
         # Sent is not arrived, and close() drops what is not acknowledged.
         if self.state is State.CLOSING and not len(self.streams) and not self.link.engine.unacknowledged:
             self._drained.set()

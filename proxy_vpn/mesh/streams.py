@@ -100,7 +100,7 @@ class Streams:
         # Both packages raise for a stream that the peer has just stopped; the event that says so is on its way.
         with suppress(Exception):
             self.link.engine.send(stream_id, data, end)
-        self.link.wake()
+        self.link.flush()
 
     def tell_end(self, stream_id: int, offset: int) -> None:
         self._ends.append((stream_id, offset))

@@ -38,6 +38,7 @@ SEND_ROUNDS_LIMIT = 256
 RESEND_FIRST_S = (0.2, 0.4)
 WINDOW_PACKETS = 8
 UNPACED_PACKETS = 5
+TOGETHER_S = 0.0001
 PACKET_OVERHEAD_BYTES = 64
 _TIMER_SLACK_S = 0.0002
 _TIMER_PAUSE_S = 0.0005
@@ -88,7 +89,8 @@ class Link:
         self._lost = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._settling = False
+        self._settling = self._flushing = False
+        self._flushed_at = 0.0
         self._pacer = Pacer()
         self._paced_path: Path | None = None
         self._paced: asyncio.TimerHandle | None = None
@@ -139,9 +141,21 @@ class Link:
                 self._handler.path_heard(path)
 
     def wake(self) -> None:
-        """Something was given to the engine: settle at the end of this turn of the loop."""
-        if self._wake is None and not self._closed:
+        """There is something to send or to say: settle at the end of this turn of the loop."""
+        if self._wake is None and not (self._closed or self._settling):  # which ends with a look at what there is
             self._wake = self._loop.call_soon(self._woken)
+
+    def flush(self) -> None:
+        """Something was given to the engine: send it at once, but what follows soon together, at the end of the turn."""
+        now = self._loop.time()
+        if now - self._flushed_at < TOGETHER_S or self._settling:
+            self.wake()
+            return
+        self._flushed_at = now
+        self._flushing = True
+        self._send()
+        self._set_timer()
+        self._flushing = False
 
     def _woken(self) -> None:
         self._wake = None
@@ -178,6 +192,8 @@ class Link:
                 break
             if not self._handler.room_available():
                 break
+        else:
+            self._wake = self._wake or self._loop.call_soon(self._woken)
         self._set_timer()
 
     def _in_time(self) -> bool:
@@ -335,7 +351,10 @@ class Link:
             call()
         except Exception as error:
             # As above: whatever an engine raises is the end of this one connection.
-            self._fail(error)
+            if self._flushing:  # not amid the work of a flow that has just written
+                self._loop.call_soon(self._fail, error)
+            else:
+                self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         _log.debug("engine %s failed: %r", self.engine.name, error)

@@ -382,7 +382,7 @@ def test_clients_over_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch)
             for sock in (one, two):
                 await send(sock, b"\x05\x01\x00")
                 assert await receive(sock, 2) == b"\x05\x00"
-            with await connect(made.where) as three, pytest.raises(ConnectionError):
+            with pytest.raises(ConnectionError), await connect(made.where) as three:
                 await receive_all(three)
             assert made.door.clients == 2
 
