@@ -37,7 +37,7 @@ INTERNAL_ERROR = 0x104
 SEND_ROUNDS_LIMIT = 256
 RESEND_FIRST_S = (0.2, 0.4)
 WINDOW_PACKETS = 8
-UNPACED_PACKETS = 5
+UNPACED_PACKETS = 20
 TOGETHER_S = 0.0001
 PACKET_OVERHEAD_BYTES = 64
 _TIMER_SLACK_S = 0.0002
@@ -146,7 +146,7 @@ class Link:
             self._wake = self._loop.call_soon(self._woken)
 
     def flush(self) -> None:
-        """Something was given to the engine: send it at once, but what follows soon together, at the end of the turn."""
+        """Something was given to the engine: send it at once, and what follows soon together, after this turn."""
         now = self._loop.time()
         if now - self._flushed_at < TOGETHER_S or self._settling:
             self.wake()
