@@ -195,6 +195,11 @@ class _Connection(QuicConnection):
         return None if core is None else (core.congestion_window, core.smoothed_rtt, not core.loss_total)
 
     @property
+    def paces(self) -> bool:
+        """Whether its own pacer is what stream data waits for."""
+        return self._core is not None and self._core.get_timer()[0] == "pacing" and self.unsent > 0
+
+    @property
     def unsent(self) -> int:
         """Stream bytes never sent yet; what get_send_buffer_size tells, without its checks."""
         if self._core is None or self._close_event is not None or not self._pre_handshake_state_replayed:
@@ -303,6 +308,10 @@ class Qh3Engine(Engine):
     def pace(self) -> tuple[int, float | None, bool] | None:
         pace: tuple[int, float | None, bool] | None = self._quic.pace
         return pace
+
+    @property
+    def paces(self) -> bool:
+        return bool(self._quic.paces)
 
     @property
     def unacknowledged(self) -> int:

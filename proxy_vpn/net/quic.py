@@ -383,8 +383,13 @@ class Link:
         at = None if self._closed else self.engine.timer()
         if at is None:
             return
-        # An engine may ask for a time that is past already, again and again while it waits for something else.
-        at = max(at, self._loop.time() + _TIMER_PAUSE_S)
+        now = self._loop.time()
+        if at < now + _TIMER_PAUSE_S:
+            if self.engine.paces and self._wake is None:
+                # Its pacer holds something back for some microseconds; the loop's timers would make a millisecond of it.
+                self._wake = self._loop.call_soon(self._woken)
+            # An engine may ask for a time that is past already, again and again while it waits for something else.
+            at = now + _TIMER_PAUSE_S
         if self._timer is not None and not self._timer.cancelled() and self._timer_at <= at + _TIMER_SLACK_S:
             return  # it fires first and is set again then: cheaper than moving it with every packet
         if self._timer is not None:
