@@ -2,7 +2,7 @@
 
 Neither engine holds back a sender whose receiver does not read, so credit does (DESIGN: "Credit"): a flow may be
 sent up to an absolute offset of its stream, head included. The first 64 KiB each way are implied; more is granted
-as the sink consumes, within a window that doubles while a whole window is consumed in two round trips.
+as the sink consumes, within a window that doubles while a whole window is consumed in three round trips.
 
     opener                                   other end
     Open head ------------------------------> offered: accept() or refuse()
@@ -33,6 +33,7 @@ REFUSED_EVERY_S = 0.1
 BULK_WINDOW_BYTES = 128 * 1024
 BULK_WITHIN_S = 0.1
 _GRANT_FRACTION = 2
+_GROW_WITHIN_RTTS = 3
 _SCHEDULING_S = 0.0005
 _REFUSED = bytes((Status.REFUSED,))
 
@@ -122,10 +123,13 @@ class Window:
         return limit
 
     def _measure(self) -> None:
-        """A whole window was consumed: double it if that took two round trips, or 100 ms for a small one."""
+        """A whole window was consumed: double it if that took three round trips, or 100 ms for a small one.
+
+        Granted by halves, three quarters of it are on their way on average: two round trips would hold a flow there.
+        """
         now, began = self._carrier.now(), self._measured_at
         self._measured_from, self._measured_at = self.consumed, now
-        quick_s = 2 * (self._carrier.rtt_s or 0.0) + _SCHEDULING_S
+        quick_s = _GROW_WITHIN_RTTS * (self._carrier.rtt_s or 0.0) + _SCHEDULING_S
         if self._size < BULK_WINDOW_BYTES:
             quick_s = max(quick_s, BULK_WITHIN_S)
         grown = self._size * 2

@@ -197,7 +197,8 @@ class _Connection(QuicConnection):
     @property
     def paces(self) -> bool:
         """Whether its own pacer is what stream data waits for."""
-        return self._core is not None and self._core.get_timer()[0] == "pacing" and self.unsent > 0
+        timer = None if self._core is None else self._core.get_timer()
+        return timer is not None and timer[0] == "pacing" and self.unsent > 0
 
     @property
     def unsent(self) -> int:

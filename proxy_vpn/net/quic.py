@@ -39,6 +39,7 @@ RESEND_FIRST_S = (0.2, 0.4)
 WINDOW_PACKETS = 8
 UNPACED_PACKETS = 20
 TOGETHER_S = 0.0001
+SPINS_LIMIT = 50
 PACKET_OVERHEAD_BYTES = 64
 _TIMER_SLACK_S = 0.0002
 _TIMER_PAUSE_S = 0.0005
@@ -91,6 +92,7 @@ class Link:
         self._timer_at = 0.0
         self._settling = self._flushing = False
         self._flushed_at = 0.0
+        self._spins = 0
         self._pacer = Pacer()
         self._paced_path: Path | None = None
         self._paced: asyncio.TimerHandle | None = None
@@ -281,6 +283,7 @@ class Link:
             self._paced_path, self._pacer = path, Pacer()
         size = sum(map(len, datagrams))
         self.sent_bytes += size
+        self._spins = 0
         self._pacer.sent(size)
         self._packets_since_update += len(datagrams)
         self._unanswered_since = self._unanswered_since or self._loop.time()
@@ -385,8 +388,9 @@ class Link:
             return
         now = self._loop.time()
         if at < now + _TIMER_PAUSE_S:
-            if self.engine.paces and self._wake is None:
-                # Its pacer holds something back for some microseconds; the loop's timers would make a millisecond of it.
+            if self._spins < SPINS_LIMIT and self._wake is None and self.engine.paces:
+                # Its pacer holds something back for microseconds; the loop's timers would make a millisecond of it.
+                self._spins += 1
                 self._wake = self._loop.call_soon(self._woken)
             # An engine may ask for a time that is past already, again and again while it waits for something else.
             at = now + _TIMER_PAUSE_S
