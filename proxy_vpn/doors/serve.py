@@ -162,8 +162,9 @@ class ServeDoor:
             _log.info("refused %s: %s", incoming.peer_name, error)
             incoming.refuse(error.status)
             return
+        first, beyond = self._inner_udp(incoming, source_ips), bool(incoming.host)
         with suppress(FlowLost):
-            await ServedUdp(incoming.accept(), candidates, self._own, first=self._inner_udp(incoming, source_ips)).run()
+            await ServedUdp(incoming.accept(), candidates, self._own, first=first, beyond=beyond).run()
 
     async def _dial(self, incoming: Incoming, source_ips: Sequence[str]) -> tuple[TcpDuplex, Inside | None]:
         """A service, and inside which network it is."""

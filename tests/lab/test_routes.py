@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -34,6 +35,21 @@ while True:
     answers = [DNSRR(rrname=query.qd[0].qname, rdata=sys.argv[2])] if query.qd[0].qtype == 1 else []
     server.sendto(bytes(DNS(id=query.id, qr=1, rd=1, ra=1, qd=query.qd, an=answers)), source)
 """
+# One datagram through the SOCKS proxy (RFC 1928, section 7); prints what comes back.
+SOCKS_UDP = """
+import socket, sys
+control = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+control.sendall(b"\\5\\1\\0")
+control.recv(2)
+control.sendall(b"\\5\\3\\0\\1" + bytes(6))
+relay = int.from_bytes(control.recv(64)[8:10], "big")
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(10)
+head = b"\\0\\0\\0\\1" + socket.inet_aton(sys.argv[2]) + int(sys.argv[3]).to_bytes(2, "big")
+sock.sendto(head + b"hello", ("127.0.0.1", relay))
+print(sock.recv(99)[len(head):].decode())
+"""
+UDP_PORT = 5300
 NO_SOCKS_ANSWER = 97  # curl's exit code for a SOCKS reply that is no success
 
 
@@ -48,9 +64,25 @@ def a_printer(lab: Lab, next_to: Host, directory: Path) -> Host:
     """A host without pvpn, with an address on a LAN that only `next_to` has a way to."""
     printer = lab.host("printer")
     printer.run(["ip", "address", "add", f"{PRINTER}/24", "dev", "eth0"])
+    serve_udp(printer)
     next_to.run(["ip", "address", "add", "192.168.7.2/24", "dev", "eth0"])
     serve_web(printer, directory, PRINTER_PORT)
     return printer
+
+
+def serve_udp(host: Host) -> None:
+    """What returns every datagram."""
+    host.popen(["socat", "-d", "-d", f"UDP4-RECVFROM:{UDP_PORT},fork", "EXEC:cat"]).wait_for("receiving on")
+
+
+def datagram(host: Host, ip: str) -> str:
+    """What comes back of one, through the proxy."""
+    return host.run([sys.executable, "-c", SOCKS_UDP, str(SOCKS_PORT), ip, str(UDP_PORT)]).stdout.strip()
+
+
+def plain_datagram(host: Host, ip: str) -> str:
+    """The same without a proxy."""
+    return host.run(["socat", "-t", "5", "-", f"UDP4:{ip}:{UDP_PORT}"], text="hello").stdout
 
 
 def fetch(host: Host, url: str) -> tuple[str, int]:
@@ -72,6 +104,7 @@ def test_a_lan_behind_a_peer(lab: Lab, key: Path, tmp_path: Path) -> None:
     a_printer(lab, peer_b.host, tmp_path / "web")
     assert until_fetched(peer_a.host, f"http://{PRINTER}:{PRINTER_PORT}/hello") == "hello from printer"
     assert fetch(peer_a.host, f"http://[::ffff:{PRINTER}]:{PRINTER_PORT}/hello") == ("hello from printer", 0)
+    assert datagram(peer_a.host, PRINTER) == "hello"
     refused = fetch(peer_a.host, f"http://{PRINTER}:1/")
     assert refused[1] == NO_SOCKS_ANSWER and "(5)" in refused[0]  # RFC 1928: connection refused
     # The offering host itself is reached by its name alone, and an address that was not offered not at all.
@@ -94,6 +127,8 @@ def test_an_exit(lab: Lab, key: Path, tmp_path: Path) -> None:
     url = f"http://{site.address}:8000/hello"
     assert curl(peer_a.host, "-x", PROXY, url) == "hello from site"
     web.wait_for(rf"{peer_b.host.address} .*GET /hello")
+    serve_udp(site)
+    assert datagram(peer_a.host, site.address) == "hello"
     # Its own network and the metadata service are no part of the internet.
     peer_b.host.run(["ip", "address", "add", "169.254.169.254/32", "dev", "lo"])
     serve_web(peer_b.host, tmp_path / "secret")
@@ -123,6 +158,8 @@ def test_an_exit_for_programs_that_know_no_proxy(lab: Lab, key: Path, tmp_path: 
     url = f"http://{FAR_SITE}:8000/hello"
     assert curl(peer_a.host, url) == "hello from site"
     web.wait_for("45.67.89.2 .*GET /hello")
+    serve_udp(site)
+    assert plain_datagram(peer_a.host, FAR_SITE) == "hello"
     seen = len(web.output.splitlines())
     peer_b.stop()
     peer_a.wait_for("^- peer-b")
@@ -191,6 +228,7 @@ def test_a_lan_for_programs_that_know_no_proxy(lab: Lab, key: Path, tmp_path: Pa
     a_printer(lab, peer_b.host, tmp_path / "web")
     url = f"http://{PRINTER}:{PRINTER_PORT}/hello"
     assert until_curled(peer_a.host, url) == "hello from printer"
+    assert plain_datagram(peer_a.host, PRINTER) == "hello"
     assert LAN in peer_a.host.run(["ip", "route", "show", "dev", "pvpn0"]).stdout
     peer_a.kill()
     assert LAN not in peer_a.host.run(["ip", "route"]).stdout, "a killed process leaves no route behind"

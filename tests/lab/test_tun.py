@@ -14,7 +14,7 @@ import pytest
 from proxy_vpn.keys import NetworkKey, load_key_file, write_key_file
 from proxy_vpn.mesh.virtual import VirtualNetwork
 from tests.bench import usage
-from tests.lab.daemon import PVPN, SOCKS_PORT, Daemon
+from tests.lab.daemon import SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
 from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web, two_peers
 
