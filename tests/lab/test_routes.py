@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy_vpn.doors.dns_elsewhere import name_servers
-from tests.lab.daemon import SOCKS_PORT, Daemon
-from tests.lab.hosts import PUBLIC, Host, Lab
+from tests.lab.daemon import PVPN, SOCKS_PORT, Daemon
+from tests.lab.hosts import PUBLIC, Host, Lab, resolving
 from tests.lab.scenes import curl, serve_web, two_peers
 from tests.support.processes import Process
 
@@ -203,6 +203,26 @@ def test_names_resolve_at_the_exit(lab: Lab, key: Path, tmp_path: Path, way: str
     near.run(["ip", "route", "add", *own_way])
     peer_a.begin()
     peer_a.wait_for(f"this host has a route to {server}/32 .* - remove it")
+
+
+def test_a_name_server_that_would_go_around_the_exit_is_told(lab: Lab, key: Path, tmp_path: Path) -> None:
+    if lab.rootless:
+        pytest.skip("a TUN device needs root")
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text("nameserver 127.0.0.1\n")
+    peer_b = Daemon(lab.host("b"), key, "peer-b", "--no-dht", "--offer-exit").start()
+    options = ["--no-dht", "--peer", peer_b.endpoint, "--tun", "--exit", "peer-b"]
+    peer_a = Daemon(lab.host("a"), key, "peer-a", *options)
+    peer_a.program = resolving(resolv_conf, PVPN)
+    peer_a.begin()
+    said = peer_a.wait_for("programs here ask 127.0.0.1 for names, .* - put '(nameserver .*?)', and no other, into")
+    assert peer_a.process is not None and peer_a.process.wait() == 1
+    assert "pvpn" not in peer_a.host.run(["ip", "address"]).stdout
+    resolv_conf.write_text(said[1])
+    peer_a.start()
+    peer_a.meet(peer_b)
+    found = peer_a.host.run(resolving(resolv_conf, ["getent", "ahostsv4", "peer-b.pvpn"])).stdout
+    assert found.startswith("100."), found
 
 
 def test_what_carries_the_tunnel_stays_out_of_it(lab: Lab, key: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from proxy_vpn.keys import NetworkKey, load_key_file, write_key_file
 from proxy_vpn.mesh.virtual import VirtualNetwork
 from tests.bench import usage
 from tests.lab.daemon import SOCKS_PORT, Daemon
-from tests.lab.hosts import Lab
+from tests.lab.hosts import Lab, resolving
 from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web, two_peers
 
 NET_BIND_SERVICE = 1 << 10
@@ -42,6 +42,11 @@ def addresses(daemon: Daemon) -> tuple[str, str]:
     return own["ipv4"], own["ipv6"]
 
 
+def name_server(daemon: Daemon) -> str:
+    """That inside its interface."""
+    return networks(daemon)[0]["range4"].replace(".0.0/16", ".0.53")
+
+
 @pytest.mark.parametrize(("a", "b"), [(["--tun"], ["--tun"]), (["--tun"], []), ([], ["--tun"])])
 def test_programs_reach_services_by_address(
     lab: Lab, key: Path, tmp_path: Path, a: Sequence[str], b: Sequence[str]
@@ -56,7 +61,7 @@ def test_programs_reach_services_by_address(
 
 def test_ping_and_names(lab: Lab, key: Path) -> None:
     peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
-    server = json.loads(peer_a.pvpn("status", "--json").stdout)["networks"][0]["range4"].replace(".0.0/16", ".0.53")
+    server = name_server(peer_a)
 
     def dig(*words: str) -> list[str]:
         return peer_a.host.run(["dig", "+short", "+time=5", "+tries=1", f"@{server}", *words]).stdout.split()
@@ -75,6 +80,22 @@ def test_ping_and_names(lab: Lab, key: Path) -> None:
     peer_a.wait_for("^- peer-b")
     lost = peer_a.host.run(["ping", "-c", "1", "-w", "10", v4], check=False)
     assert "Unreachable" in lost.stdout, lost.stdout
+
+
+def test_the_system_s_resolver_finds_peers(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key, ["--tun"], [])
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text(f"nameserver {name_server(peer_a)}\n")
+    v4, v6 = addresses(peer_b)
+    for database, name, said in (
+        ("ahostsv4", "peer-b.pvpn", v4),
+        ("ahostsv6", "peer-b.home.pvpn", v6),
+        ("hosts", v4, "peer-b.home.pvpn"),
+        ("hosts", v6, "peer-b.home.pvpn"),
+    ):
+        assert said in peer_a.host.run(resolving(resolv_conf, ["getent", database, name])).stdout.split()
+    unknown = peer_a.host.run(resolving(resolv_conf, ["getent", "hosts", "nobody.pvpn"]), check=False)
+    assert unknown.returncode == 2
 
 
 def test_services_see_the_peer_and_refusals_are_refusals(lab: Lab, key: Path) -> None:
