@@ -15,6 +15,9 @@ _NEVER = tuple(
     ip_network(text)
     for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")
 )
+# What no two machines of the internet need to mean the same by: RFC 1918, 6598, 4193.
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")))
+_NEAR = (*_PRIVATE, *map(ip_network, ("0.0.0.0/32", "127.0.0.0/8", "169.254.0.0/16", "::/127", "fe80::/10")))
 # Addresses that hold an IPv4 address which a translator or tunnel on the way would take out (RFC 6052, 8215, 4291).
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _COMPATIBLE = IPv6Network("::/96")
@@ -63,6 +66,11 @@ def is_public(ip: IP) -> bool:
     if isinstance(ip, IPv6Address) and not (ip in _GLOBAL_UNICAST or ip in _NAT64[0]):
         return False
     return ip.is_global and not ip.is_multicast and all(is_public(inner) for inner in _hidden(ip))
+
+
+def is_near(ip: IP) -> bool:
+    """Whether it means something else on each network: a private, link-local or loopback address."""
+    return any(ip.version == network.version and ip in network for network in _NEAR)
 
 
 def within(ip: IP, networks: tuple[Network, ...]) -> bool:

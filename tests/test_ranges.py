@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy_vpn.errors import UsageError
-from proxy_vpn.ranges import is_public, may_be_led_to, parse_ip, parse_route, within
+from proxy_vpn.ranges import IP, is_near, is_public, may_be_led_to, parse_ip, parse_route, within
 
 HOME = (ip_network("192.168.7.0/24"), ip_network("fd00:7::/64"))
 
@@ -34,6 +34,11 @@ def test_the_internet(text: str) -> None:
 def test_not_the_internet(text: str) -> None:
     ip = parse_ip(text)
     assert ip is not None and not is_public(ip)
+
+
+@given(st.ip_addresses())
+def test_what_is_near_is_not_the_internet(ip: IP) -> None:
+    assert not (is_near(ip) and is_public(ip))
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.mesh.roster import Peer
-from proxy_vpn.ranges import IP, Network, is_part, is_public, may_be_led_to, parse_ip, within
+from proxy_vpn.ranges import IP, Network, is_near, is_part, is_public, may_be_led_to, parse_ip, within
 from proxy_vpn.wire.messages import Routes
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Ways:
 
 def _is_for_exits(host: str, ip: IP | None) -> bool:
     if ip is not None:
-        return is_public(ip)
+        return not is_near(ip)  # all else is the exit's to refuse: Teredo, say, may lead somewhere from here
     name = host.lower().rstrip(".")
     # What has a zone is an address of this host's own link.
     return "%" not in name and name.rpartition(".")[2] not in _OWN_HOST

@@ -19,6 +19,7 @@ from tests.support.mesh_world import Member, StreamSink, identity, pause, two_me
 from tests.support.virtual_loop import run_virtually
 
 LAN, WIDER = "192.168.7.0/24", "192.168.0.0/16"
+IS_THE_EXIT_S_TO_REFUSE = ("2001:0:101:101::1", "2001:4:112::1", "5f00::1", "192.0.2.1", "240.0.0.1", "64:ff9b::a00:1")
 
 
 def lead(scene: Callable[[Member, Member], Coroutine[Any, Any, None]], *networks: str, is_exit: bool = False) -> None:
@@ -80,10 +81,19 @@ def test_no_member_takes_the_place_of_a_lan_s_gateway() -> None:
 
 def test_an_exit_takes_the_internet_and_nothing_goes_around_it() -> None:
     async def scene(one: Member, two: Member) -> None:
-        for host in ("1.1.1.1", "2606:4700::1111", "www.example", "nas"):
+        for host in ("1.1.1.1", "2606:4700::1111", "www.example", "nas", *IS_THE_EXIT_S_TO_REFUSE):
             assert through(one, host, exit_name="two") == "two"
             assert through(one, host) is None
-        for host in ("127.0.0.1", "192.168.1.1", "fe80::1%eth0", "localhost", "a.localhost."):
+        for host in (
+            "127.0.0.1",
+            "192.168.1.1",
+            "fd00::1",
+            "fe80::1",
+            "::1",
+            "fe80::1%eth0",
+            "localhost",
+            "a.localhost.",
+        ):
             assert through(one, host, exit_name="two") is None
         with pytest.raises(FlowError, match="nothing goes around it") as caught:
             through(one, "1.1.1.1", exit_name="three")
