@@ -15,7 +15,7 @@ _NEVER = tuple(
     ip_network(text)
     for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")
 )
-# What no two machines of the internet need to mean the same by: RFC 1918, 6598, 4193.
+# Each site may have its own of these: RFC 1918, 6598, 4193.
 _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")))
 _NEAR = (*_PRIVATE, *map(ip_network, ("0.0.0.0/32", "127.0.0.0/8", "169.254.0.0/16", "::/127", "fe80::/10")))
 # Addresses that hold an IPv4 address which a translator or tunnel on the way would take out (RFC 6052, 8215, 4291).
@@ -54,6 +54,11 @@ def may_be_led_to(network: Network) -> bool:
     if network.prefixlen < SHORTEST_PREFIX[network.version]:
         return False
     return not any(never.version == network.version and never.overlaps(network) for never in _NEVER)
+
+
+def is_private(network: Network) -> bool:
+    """Whether none of its addresses is the internet's."""
+    return any(network == private or is_part(network, private) for private in _PRIVATE)
 
 
 def is_part(network: Network, of: Network) -> bool:

@@ -6,6 +6,7 @@ away: a flow that was to go through it fails then, and never takes another way o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.mesh.roster import Peer
-from proxy_vpn.ranges import IP, Network, is_near, is_part, is_public, may_be_led_to, parse_ip, within
+from proxy_vpn.ranges import IP, Network, is_near, is_part, is_private, is_public, may_be_led_to, parse_ip, within
 from proxy_vpn.wire.messages import Routes
 
 if TYPE_CHECKING:
     from proxy_vpn.mesh.mesh import Mesh
 
+_log = logging.getLogger(__name__)
 _OWN_HOST = frozenset({"localhost"})
 
 
@@ -57,11 +59,12 @@ class Ways:
     """Through whom a host that is no peer is reached: by an accepted route, else through the exit named `exit`.
 
     A route to a part of one of `attached`, this host's own networks, is not accepted: a member could take the place of
-    a LAN's gateway with it.
+    a LAN's gateway with it. Nor is one to public addresses: whoever offers it would take the internet from the exit.
     """
 
     def __init__(self, meshes: Sequence[Mesh], accept_routes: bool = False, exit_name: str = "") -> None:
         self.attached: Sequence[Network] = ()
+        self._ignored: set[bytes] = set()
         self._meshes = meshes
         self._accept_routes = accept_routes
         self.exit_name = exit_name
@@ -83,9 +86,19 @@ class Ways:
         """Every route in force, the most specific first; those of the same network in the order of identities."""
         if not self._accept_routes:
             return []
-        told = ((network, mesh, peer) for mesh in self._meshes for peer in mesh.roster for network in peer.routes)
-        ways = [way for way in told if not any(is_part(way[0], own) for own in self.attached)]
+        told = [(network, mesh, peer) for mesh in self._meshes for peer in mesh.roster for network in peer.routes]
+        for network, _, peer in told:
+            if not is_private(network):
+                self._tell_ignored(network, peer)
+        private = (way for way in told if is_private(way[0]))
+        ways = [way for way in private if not any(is_part(way[0], own) for own in self.attached)]
         return sorted(ways, key=lambda way: (-way[0].prefixlen, way[2].identity))
+
+    def _tell_ignored(self, network: Network, peer: Peer) -> None:
+        """Once a peer."""
+        if peer.identity not in self._ignored:
+            self._ignored.add(peer.identity)
+            _log.warning("%s leads to %s, which is no private network: that is not accepted", peer.name, network)
 
     def _by_route(self, ip: IP) -> tuple[Mesh, Peer] | None:
         fitting = [way for way in self.accepted() if ip.version == way[0].version and ip in way[0]]

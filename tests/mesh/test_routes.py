@@ -10,6 +10,7 @@ import pytest
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.mesh import routes
 from proxy_vpn.mesh.names import START_S, Router
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.routes import Offer, Ways, offered
@@ -77,6 +78,22 @@ def test_no_member_takes_the_place_of_a_lan_s_gateway() -> None:
         assert ways.through(beside) is not None
 
     lead(scene, "192.168.7.0/31", "192.168.8.0/24")
+
+
+def test_a_route_to_public_addresses_is_not_accepted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(one: Member, two: Member) -> None:
+        ways = Ways([one.mesh], True, "two")
+        one.mesh.roster.meet(bytes(32), "greedy").routes = offered(Routes(["1.0.0.0/8", "2600::/16", WIDER], False))
+        for host, name in (("1.1.1.1", "two"), ("2600::1", "two"), ("192.168.8.9", "greedy")):
+            way = ways.through(host)
+            assert way is not None and way[1].name == name
+        ways.exit_name = ""
+        assert ways.through("1.1.1.1") is ways.through("2600::1") is None
+        assert [record.getMessage() for record in caplog.records if record.name == routes.__name__] == [
+            "greedy leads to 1.0.0.0/8, which is no private network: that is not accepted"
+        ]
+
+    lead(scene, is_exit=True)
 
 
 def test_an_exit_takes_the_internet_and_nothing_goes_around_it() -> None:
