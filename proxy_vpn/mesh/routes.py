@@ -58,8 +58,9 @@ def offered(message: Routes) -> tuple[Network, ...]:
 class Ways:
     """Through whom a host that is no peer is reached: by an accepted route, else through the exit named `exit`.
 
-    A route to a part of one of `attached`, this host's own networks, is not accepted: a member could take the place of
-    a LAN's gateway with it. Nor is one to public addresses: whoever offers it would take the internet from the exit.
+    An address in one of `attached`, this host's own networks, is not looked for at peers: homes often have the same
+    range. A route to a part of one is not accepted: a member could take the place of a LAN's gateway. Nor is one to
+    public addresses: whoever offers it would take the internet from the exit.
     """
 
     def __init__(self, meshes: Sequence[Mesh], accept_routes: bool = False, exit_name: str = "") -> None:
@@ -101,6 +102,8 @@ class Ways:
             _log.warning("%s leads to %s, which is no private network: that is not accepted", peer.name, network)
 
     def _by_route(self, ip: IP) -> tuple[Mesh, Peer] | None:
+        if any(ip.version == own.version and ip in own for own in self.attached):
+            return None  # as the kernel does, whose routes to a host's own networks go first
         fitting = [way for way in self.accepted() if ip.version == way[0].version and ip in way[0]]
         if not fitting:
             return None

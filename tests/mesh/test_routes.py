@@ -73,9 +73,10 @@ def test_no_member_takes_the_place_of_a_lan_s_gateway() -> None:
         ways.attached = [ip_network("fd00::/8"), ip_network(LAN)]
         assert ways.through(gateway) is None and ways.through(beside) is not None
         assert [str(network) for network, _, _ in ways.accepted()] == ["192.168.8.0/24"]
-        ways.attached = [ip_network("192.168.7.0/31"), ip_network("192.168.8.1/32")]
-        assert ways.through(gateway) is not None, "one that is larger, or the same, leaves a LAN's own routes first"
-        assert ways.through(beside) is not None
+        ways.attached = [ip_network("192.168.7.0/31"), ip_network("192.168.8.0/25")]
+        assert ways.through(gateway) is None and ways.through(beside) is None, "the same, or a larger one"
+        assert ways.through("192.168.8.129") is not None
+        assert len(list(ways.accepted())) == 2, "a LAN's own routes go before them"
 
     lead(scene, "192.168.7.0/31", "192.168.8.0/24")
 
