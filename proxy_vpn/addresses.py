@@ -15,7 +15,8 @@ from proxy_vpn.errors import UsageError, WireError
 
 NAME_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 RESERVED_NAMES = frozenset({"localhost", "wpad", "isatap", "pvpn"})
-NETWORK_SUFFIX = ".pvpn"
+TOP_LABEL = "pvpn"
+NETWORK_SUFFIX = f".{TOP_LABEL}"
 _PORT_DIGITS = 5
 _HOST_PATTERN = re.compile(r"[!-~]{1,255}")
 _FORWARD_PATTERN = re.compile(

@@ -171,6 +171,10 @@ class PeerZone:
         if not only_peers:
             self._resolver = ExitResolver(router) if to_exit else HostResolver(self.covers)
 
+    @property
+    def networks(self) -> list[str]:
+        return [mesh.key.name for mesh in self._meshes]
+
     def addresses(self, name: str) -> tuple[str, ...] | None:
         found = self._router.addresses(name)
         return None if found is None else (str(found.v4), str(found.v6))
