@@ -195,6 +195,11 @@ def split_host_port(text: str, lowest_port: int = 1, example: str = "peer-b:22")
     return (host[1:-1] if bracketed else host), parse_port(port, lowest_port)
 
 
+def is_under_pvpn(host: str) -> bool:
+    """Whether a name is `pvpn` or ends in it: no name server is asked about those."""
+    return f".{host.lower().rstrip('.')}".endswith(NETWORK_SUFFIX)
+
+
 def valid_name(name: str) -> bool:
     """Whether a peer or network may bear this name: `[a-z0-9-]{1,32}` and not a reserved word."""
     return NAME_PATTERN.fullmatch(name) is not None and name not in RESERVED_NAMES

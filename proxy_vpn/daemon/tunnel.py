@@ -187,8 +187,8 @@ class PeerZone:
         parsed = parse_ip(ip)
         return parsed is not None and any(parsed in mesh.virtual for mesh in self._meshes)
 
-    async def elsewhere(self, query: bytes) -> bytes | None:
-        return None if self._resolver is None else await self._resolver.ask(query)
+    async def elsewhere(self, query: bytes, over_tcp: bool) -> bytes | None:
+        return None if self._resolver is None else await self._resolver.ask(query, over_tcp)
 
 
 async def echo(router: Router, ip: str) -> float:

@@ -40,11 +40,11 @@ class Zone(Protocol):
     def covers(self, ip: str) -> bool:
         """Whether an address is one of our networks'."""
 
-    async def elsewhere(self, query: bytes) -> bytes | None:
-        """The answer to a query about the rest of the world; None: there is none to be had."""
+    async def elsewhere(self, query: bytes, over_tcp: bool) -> bytes | None:
+        """The answer to a query about the rest of the world, as it came; None: there is none to be had."""
 
 
-async def answer(query: bytes, zone: Zone) -> bytes | None:
+async def answer(query: bytes, zone: Zone, over_tcp: bool = False) -> bytes | None:
     """The response to a query; None for what is no query. The first call imports scapy."""
     from scapy.layers.dns import DNS, DNSQR
 
@@ -68,7 +68,7 @@ async def answer(query: bytes, zone: Zone) -> bytes | None:
         return _response(message, asked, _FORMAT_ERROR)
     found = _look_up(name, asked[0].qtype, zone)
     if found is None:
-        return await zone.elsewhere(query) or _response(message, asked, _REFUSED)
+        return await zone.elsewhere(query, over_tcp) or _response(message, asked, _REFUSED)
     code, records = found
     return _response(message, asked, code, records if asked[0].qclass in (_IN, _ANY) else [])
 

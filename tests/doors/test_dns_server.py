@@ -36,7 +36,7 @@ class OnePeer:
         ranges = (ip_network("100.64.0.0/16"), ip_network("fd00::/64"))
         return any(ip_address(ip) in each for each in ranges if each.version == ip_address(ip).version)
 
-    async def elsewhere(self, query: bytes) -> bytes | None:
+    async def elsewhere(self, query: bytes, over_tcp: bool) -> bytes | None:
         self.asked.append(query)
         return self._elsewhere
 
