@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -228,6 +229,8 @@ class Node:
             await self.discovery.look_ahead()
         plan = tunnel.plan(self.meshes, to_exit=bool(settings.exit))
         device, listeners, self.resolved_asks = await tunnel.make(plan)
+        if not any(listener.family == socket.AF_INET6 for listener in listeners):
+            self.warnings.add(f"IPv6 is switched off on this host: {device.name} leads to peers by IPv4 alone")
         tunnel.drop_privileges(self.state.path, routes_change=settings.accept_routes)
         if settings.exit or settings.accept_routes:
             self._bypass = Bypass(device.name)

@@ -123,7 +123,7 @@ class TunDoor:
     def _own_for(self, source_ip: str) -> bytes:
         ip = ip_address(source_ip)
         own = next((own for own in self._plan.addresses if ip.version == own.version and ip in own.network), None)
-        if own is None:
+        if own is None or own.ip.packed not in self._tcp.own:
             raise OSError(f"{source_ip} is in no network of {self.name}")
         return own.ip.packed
 

@@ -98,6 +98,29 @@ def test_the_system_s_resolver_finds_peers(lab: Lab, key: Path, tmp_path: Path) 
     assert unknown.returncode == 2
 
 
+def test_a_host_without_ipv6(lab: Lab, key: Path, tmp_path: Path) -> None:
+    near = lab.host("a")
+    near.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"])
+    peer_b = Daemon(lab.host("b"), key, "peer-b", "--no-dht", "--offer-exit").start()
+    options = ["--no-dht", "--peer", peer_b.endpoint, "--tun"]
+    peer_a = Daemon(near, key, "peer-a", *options).start()
+    peer_a.wait_for("! IPv6 is switched off on this host: pvpn0 leads to peers by IPv4 alone")
+    peer_a.meet(peer_b)
+    serve_web(peer_b.host, tmp_path / "web")
+    serve_web(near, tmp_path / "web")
+    assert curl(near, f"http://{addresses(peer_b)[0]}:8000/hello") == "hello from a"
+    assert curl(peer_b.host, "-x", f"socks5h://127.0.0.1:{SOCKS_PORT}", "http://peer-a:8000/hello") == "hello from a"
+    assert peer_a.pvpn("exec", "--", "curl", "-sS", "http://peer-b:8000/hello").stdout == "hello from a"
+    peer_a.stop()
+    # Off for new interfaces alone: what has it would be a way around an exit.
+    for each, value in (("all", 0), ("default", 1)):
+        near.run(["sysctl", "-qw", f"net.ipv6.conf.{each}.disable_ipv6={value}"])
+    near.run(["ip", "address", "replace", f"{near.address6}/64", "dev", "eth0", "nodad"])
+    peer_a.options += ["--exit", "peer-b"]
+    peer_a.begin()
+    peer_a.wait_for("IPv6 is switched off for new interfaces alone")
+
+
 def test_services_see_the_peer_and_refusals_are_refusals(lab: Lab, key: Path) -> None:
     peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
     peer_b.host.popen(["socat", "TCP-LISTEN:7001,fork,reuseaddr", "SYSTEM:echo $SOCAT_PEERADDR"])
