@@ -85,13 +85,24 @@ async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket], bool]:
 
 
 async def keep_routes(name: str, ways: Ways) -> None:
-    """The routes that peers offer and we accept, as routes of the interface; for as long as the task lives."""
+    """The routes that peers offer and we accept, as routes of the interface; for as long as the task lives.
+
+    What fails is told once and tried again.
+    """
     there: set[Network] = set()
+    told: set[Network] = set()
     while True:
         wanted = {network for network, _, _ in ways.accepted()}
+        add = wanted - there
         if wanted != there:
-            await asyncio.to_thread(change_routes, name, wanted - there, there - wanted)
-            there = wanted
+            try:
+                failed = await asyncio.to_thread(change_routes, name, add, there - wanted)
+                there = wanted - failed.keys()
+            except OSError as error:
+                failed = dict.fromkeys(add, error.strerror or str(error))
+            for network in failed.keys() - told:
+                _log.warning("the route to %s through %s: %s", network, name, failed[network])
+            told = set(failed)
         await asyncio.sleep(ROUTES_EVERY_S)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import logging
+import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,7 +23,6 @@ DEVICE_NAME: Final = "pvpn%d"
 _BACKLOG: Final = 1024
 _NO_DETECTION: Final = 2  # IFA_F_NODAD: nobody else can have it, and until the kernel knows that it can't be bound
 _NOT_GENERATED: Final = 1  # IN6_ADDR_GEN_MODE_NONE: no link-local address, and no solicitations from it
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,20 +62,28 @@ def set_up(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
     return device, listeners
 
 
-def change_routes(name: str, add: Iterable[Network], remove: Iterable[Network]) -> None:
-    """Other networks that are reached through an interface; those that can't be changed are left. Blocking."""
+def change_routes(name: str, add: Iterable[Network], remove: Iterable[Network]) -> dict[Network, str]:
+    """Other networks that are reached through an interface; those that can't be added, and why. Blocking.
+
+    One that can't be removed is gone, or goes with the interface. Raises OSError.
+    """
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
+    failed: dict[Network, str] = {}
     with IPRoute() as netlink:
         index = next(iter(netlink.link_lookup(ifname=name)), None)
+        if index is None:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         for command, networks in (("del", remove), ("add", add)):
-            for network in networks if index is not None else ():
+            for network in networks:
                 try:
                     family = _family(network.version)
                     netlink.route(command, dst=str(network), oif=index, family=family, priority=METRIC)
                 except NetlinkError as error:
-                    _log.warning("the route to %s through %s: %s", network, name, error)
+                    if command == "add":
+                        failed[network] = str(error)
+    return failed
 
 
 def _has_ipv6(name: str) -> bool:
