@@ -89,7 +89,7 @@ class TunDoor:
     async def finish(self) -> None:
         """Wait, for FINISH_S at most, until what programs wrote before they ended is delivered."""
         for _look in range(int(FINISH_S / FINISH_EVERY_S)):  # nothing tells that no more packets come
-            if not self._tcp.table.is_unfinished(self._loop.time()):
+            if not self._tcp.is_unfinished():
                 return
             await asyncio.sleep(FINISH_EVERY_S)
 
