@@ -160,15 +160,23 @@ def open_files(daemon: Daemon) -> int:
     return len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
 
 
+def routes_inside(daemon: Daemon) -> list[str]:
+    """Those of its interface, to its own addresses too."""
+    words = ("route", "show", "table", "all", "dev", "pvpn0")
+    return [daemon.host.run(["ip", family, *words]).stdout for family in ("-4", "-6")]
+
+
 def test_a_thousand_connections_leave_nothing(lab: Lab, key: Path) -> None:
     peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
     serve_exchange(peer_b.host)
     there = addresses(peer_b)[0]
     before = [open_files(peer) for peer in (peer_a, peer_b)]
+    routes = [routes_inside(peer) for peer in (peer_a, peer_b)]
     peer_a.host.run([sys.executable, "-c", MANY, there, str(EXCHANGE_PORT)], timeout_s=60)
     for peer in (peer_a, peer_b):
         until(lambda peer=peer: json.loads(peer.pvpn("status", "--json").stdout)["interface_flows"] == 0)
     assert [open_files(peer) for peer in (peer_a, peer_b)] == before
+    assert [routes_inside(peer) for peer in (peer_a, peer_b)] == routes
 
 
 def test_hostile_packets(lab: Lab, key: Path, tmp_path: Path) -> None:
