@@ -15,7 +15,8 @@ from proxy_vpn.errors import UsageError, WireError
 
 NAME_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 RESERVED_NAMES = frozenset({"localhost", "wpad", "isatap", "pvpn"})
-NETWORK_SUFFIX = ".pvpn"
+TOP_LABEL = "pvpn"
+NETWORK_SUFFIX = f".{TOP_LABEL}"
 _PORT_DIGITS = 5
 _HOST_PATTERN = re.compile(r"[!-~]{1,255}")
 _FORWARD_PATTERN = re.compile(
@@ -192,6 +193,11 @@ def split_host_port(text: str, lowest_port: int = 1, example: str = "peer-b:22")
         hint = f"write {example} or [::1]:{example.rpartition(':')[2]}"
         raise UsageError(f"{text!r} is not HOST:PORT", hint)
     return (host[1:-1] if bracketed else host), parse_port(port, lowest_port)
+
+
+def is_under_pvpn(host: str) -> bool:
+    """Whether a name is `pvpn` or ends in it: no name server is asked about those."""
+    return f".{host.lower().rstrip('.')}".endswith(NETWORK_SUFFIX)
 
 
 def valid_name(name: str) -> bool:

@@ -120,6 +120,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"more than {MAX_ROUTES} routes", "offer larger networks")
         if self.exit and not all(valid_name(label) for label in self.exit.split(".", 1)):
             raise UsageError(f"{self.exit!a} can't be a peer's name", "give the name of a peer with --exit")
+        if self.exit and self.offer_exit:
+            hint = "leave one of them out: two that are each other's exit would lead in a circle"
+            raise UsageError("--exit and --offer-exit exclude each other", hint)
         if self.dht_serve and not self.dht:
             raise UsageError("--dht-serve and --no-dht exclude each other", "leave one of them out")
 

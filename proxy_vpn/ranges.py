@@ -11,13 +11,20 @@ IP = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 SHORTEST_PREFIX = {4: 8, 6: 16}
-_NEVER = tuple(
-    ip_network(text)
-    for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")
+# Azure's machines find their platform's agent here, as others find their metadata at a link-local address.
+_METADATA = ip_network("168.63.129.16/32")
+_NEVER = (
+    _METADATA,
+    *map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")),
 )
-# Addresses that hold an IPv4 address which a translator or tunnel on the way would take out (RFC 6052, 8215, 4291).
+# Each site may have its own of these: RFC 1918, 6598, 4193.
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")))
+_NEAR = (*_PRIVATE, *map(ip_network, ("0.0.0.0/32", "127.0.0.0/8", "169.254.0.0/16", "::/127", "fe80::/10")))
+# Addresses that hold an IPv4 address which a translator or tunnel on the way would take out (RFC 6052, 8215, 4291), and
+# the second half's beginning in ISATAP's (RFC 5214), one bit of which says whether the address is the only one.
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _COMPATIBLE = IPv6Network("::/96")
+_ISATAP, _ISATAP_BITS = 0x00005EFE, 0xFDFFFFFF
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
@@ -53,6 +60,11 @@ def may_be_led_to(network: Network) -> bool:
     return not any(never.version == network.version and never.overlaps(network) for never in _NEVER)
 
 
+def is_private(network: Network) -> bool:
+    """Whether none of its addresses is the internet's."""
+    return any(network == private or is_part(network, private) for private in _PRIVATE)
+
+
 def is_part(network: Network, of: Network) -> bool:
     """Whether it lies within the other and is smaller."""
     return network.version == of.version and network.prefixlen > of.prefixlen and network.overlaps(of)
@@ -62,7 +74,14 @@ def is_public(ip: IP) -> bool:
     """Whether this is a unicast address of the internet, and so is each address hidden in it."""
     if isinstance(ip, IPv6Address) and not (ip in _GLOBAL_UNICAST or ip in _NAT64[0]):
         return False
+    if ip in _METADATA:
+        return False
     return ip.is_global and not ip.is_multicast and all(is_public(inner) for inner in _hidden(ip))
+
+
+def is_near(ip: IP) -> bool:
+    """Whether it means something else on each network: a private, link-local or loopback address."""
+    return any(ip.version == network.version and ip in network for network in _NEAR)
 
 
 def within(ip: IP, networks: tuple[Network, ...]) -> bool:
@@ -80,5 +99,6 @@ def _hidden(ip: IP) -> Iterator[IPv4Address]:
         yield ip.sixtofour
     if ip.teredo:
         yield from ip.teredo
-    if any(ip in network for network in (*_NAT64, _COMPATIBLE)):
+    isatap = int(ip) >> 32 & _ISATAP_BITS == _ISATAP
+    if isatap or any(ip in network for network in (*_NAT64, _COMPATIBLE)):
         yield IPv4Address(int(ip) & 0xFFFFFFFF)

@@ -9,13 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy_vpn.errors import UsageError
-from proxy_vpn.ranges import is_public, may_be_led_to, parse_ip, parse_route, within
+from proxy_vpn.ranges import IP, is_near, is_public, may_be_led_to, parse_ip, parse_route, within
 
 HOME = (ip_network("192.168.7.0/24"), ip_network("fd00:7::/64"))
 
 
 @pytest.mark.parametrize(
-    "text", ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101", "2002:101:101::1", "::ffff:1.1.1.1"]
+    "text",
+    [
+        "1.1.1.1",
+        "168.63.129.17",
+        "2606:4700::1111",
+        "2600::5efe:1.1.1.1",
+        "64:ff9b::101:101",
+        "2002:101:101::1",
+        "::ffff:1.1.1.1",
+    ],
 )
 def test_the_internet(text: str) -> None:
     ip = parse_ip(text)
@@ -28,12 +37,18 @@ def test_the_internet(text: str) -> None:
         "0.0.0.0", "10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1", "192.168.7.1", "192.0.2.1",
         "224.0.0.1", "255.255.255.255", "240.0.0.1", "::", "::1", "::10.0.0.1", "::ffff:127.0.0.1", "::ffff:0:10.0.0.1",
         "64:ff9b::a00:1", "64:ff9b::7f00:1", "64:ff9b:1::101:101", "2002:7f00:1::1", "2002:a9fe:a9fe::1",
+        "168.63.129.16", "64:ff9b::a83f:8110", "2600::5efe:10.0.0.1", "2600::200:5efe:127.0.0.1",
         "2002:a00:1::", "2001:0:101:101::1", "fd00:7::1", "fe80::1", "fec0::1", "ff02::1", "2001:db8::1",
     ],
 )  # fmt: skip
 def test_not_the_internet(text: str) -> None:
     ip = parse_ip(text)
     assert ip is not None and not is_public(ip)
+
+
+@given(st.ip_addresses())
+def test_what_is_near_is_not_the_internet(ip: IP) -> None:
+    assert not (is_near(ip) and is_public(ip))
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -51,6 +66,7 @@ def test_what_is_no_address(text: str) -> None:
 
 def test_a_network_holds_its_addresses_and_no_hidden_ones() -> None:
     assert within(ip_address("192.168.7.9"), HOME) and within(ip_address("fd00:7::9"), HOME)
+    assert not within(ip_address("fd00:7::5efe:10.0.0.1"), HOME)
     assert not within(ip_address("192.168.8.9"), HOME) and not within(ip_address("fd00:8::9"), HOME)
     six = (ip_network("2002::/16"),)
     assert not within(ip_address("2002:7f00:1::1"), six) and within(ip_address("2002:101:101::1"), six)
@@ -66,7 +82,8 @@ def test_routes_that_may_be_offered(text: str) -> None:
     "text",
     [
         "192.168.7.1/24", "0.0.0.0/0", "::/0", "127.0.0.0/8", "127.0.0.1/32", "169.254.0.0/16", "224.0.0.0/8",
-        "::1/128", "fe80::/64", "ff02::/16", "128.0.0.0/1", "8000::/1", "lan", "", "240.0.0.0/8",
+        "168.63.129.16/32", "168.63.0.0/16", "::1/128", "fe80::/64", "ff02::/16", "128.0.0.0/1", "8000::/1", "lan", "",
+        "240.0.0.0/8",
     ],
 )  # fmt: skip
 def test_routes_that_may_not(text: str) -> None:

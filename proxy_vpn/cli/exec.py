@@ -6,6 +6,7 @@ are the command's own, and nothing stands between it and whoever started it.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from proxy_vpn.errors import PvpnError, StateError, UsageError
 
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127  # as shells, env and timeout say it
+_SHELL = "/bin/sh"
 
 
 @click.command("exec", context_settings={"allow_interspersed_args": False})
@@ -71,7 +73,12 @@ def _become(program: str, command: tuple[str, ...]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execv(program, command)
+        try:
+            os.execv(program, command)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            os.execv(_SHELL, [_SHELL, program, *command[1:]])  # a script without #!, as execvp(3) and shells do
     except OSError as error:
         _say(StateError(f"{program!a} can't be executed: {error.strerror}"))
         return EXIT_NOT_EXECUTABLE

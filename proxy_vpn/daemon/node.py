@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -57,7 +58,7 @@ from proxy_vpn.mesh.policy import Policy
 from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.routes import Offer, Ways
 from proxy_vpn.mesh.session import Session
-from proxy_vpn.mesh.virtual import Addresses
+from proxy_vpn.mesh.virtual import SHARED_SPACE, Addresses
 from proxy_vpn.net.bypass import Bypass
 from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
@@ -185,6 +186,11 @@ class Node:
         self._states[mesh] = state
         self._stack.push_async_callback(self._stop_mesh, mesh)
         memory.recall(mesh, state.load())
+        if mesh.virtual.is_crowded:
+            what = (
+                f"this host uses all of {SHARED_SPACE}: what {key.name} has of it, {mesh.virtual.v4}, may be another's"
+            )
+            self.warnings.add(f"{what} - use peers' names or IPv6")
 
     async def _stop_meshes(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -223,6 +229,8 @@ class Node:
             await self.discovery.look_ahead()
         plan = tunnel.plan(self.meshes, to_exit=bool(settings.exit))
         device, listeners, self.resolved_asks = await tunnel.make(plan)
+        if not any(listener.family == socket.AF_INET6 for listener in listeners):
+            self.warnings.add(f"IPv6 is switched off on this host: {device.name} leads to peers by IPv4 alone")
         tunnel.drop_privileges(self.state.path, routes_change=settings.accept_routes)
         if settings.exit or settings.accept_routes:
             self._bypass = Bypass(device.name)
@@ -311,6 +319,8 @@ class Node:
         for mesh in self.meshes:
             range4 = mesh.virtual.v4
             # The interface of --tun has the whole range itself.
+            if mesh.virtual.is_crowded:
+                continue  # there is nowhere to move to, and that was said at the start
             if any(network.overlaps(range4) for network in used if self.tun is None or network != range4):
                 self._colliding.add(mesh)
                 text = f"this host has a network within {range4} now, where the addresses of {mesh.key.name} are"

@@ -71,6 +71,7 @@ def _network(node: Node, mesh: Mesh) -> NetworkStatus:
         ipv6=str(mesh.virtual.own.v6),
         range4=str(mesh.virtual.v4),
         range6=str(mesh.virtual.v6),
+        range4_moved=mesh.virtual.moved,
     )
 
 

@@ -30,7 +30,8 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One network of the process; ids are hexadecimal, `device_id` is this device's own in it.
 
     `unanswered`: how many IP addresses were found where a peer may be, of which none answered. `ipv4` and `ipv6`: this
-    machine's virtual addresses, `range4` and `range6` the networks they are of.
+    machine's virtual addresses, `range4` and `range6` the networks they are of; `range4_moved` if other machines have
+    another, because this one uses that.
     """
 
     name: str
@@ -43,6 +44,7 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     ipv6: str = ""
     range4: str = ""
     range6: str = ""
+    range4_moved: bool = False
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +163,7 @@ def render_status(status: DaemonStatus, now: float, *, colour: bool = False) -> 
     """The whole status, a block of facts and then one line a peer; `now` in Unix seconds."""
     head = f"pvpn {printable(status.version)} as {printable(status.name)}, process {status.pid}"
     facts = [("running", f"{head}, since {clock(status.started, now)}")]
-    facts += [("network", f"{printable(net.name)}  {printable(net.fingerprint)}") for net in status.networks]
+    facts += [("network", _network(net)) for net in status.networks]
     facts += [("proxy", f"{printable(proxy)}  (SOCKS4a/5 and HTTP)") for proxy in status.proxies]
     if status.interface:
         facts.append(("tun", f"{printable(status.interface)}  {status.interface_flows} open"))
@@ -176,6 +178,11 @@ def render_status(status: DaemonStatus, now: float, *, colour: bool = False) -> 
     style = Style(colour)
     lines = [style.paint(f"{label:<8}", "31" if label == "warning" else "2") + text for label, text in facts]
     return [*lines, "", *render_peers(status.peers, now, colour=colour, unanswered=status.unanswered)]
+
+
+def _network(net: NetworkStatus) -> str:
+    moved = f"  in {printable(net.range4)} (moved)" if net.range4_moved else ""
+    return f"{printable(net.name)}  {printable(net.fingerprint)}{moved}"
 
 
 def render_peers(peers: Sequence[PeerStatus], now: float, *, colour: bool = False, unanswered: int = 0) -> list[str]:

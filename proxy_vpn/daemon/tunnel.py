@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Final
 
 from proxy_vpn.doors import capabilities
-from proxy_vpn.doors.dns_elsewhere import ExitResolver, HostResolver, name_servers
+from proxy_vpn.doors.dns_elsewhere import RESOLV_CONF, ExitResolver, HostResolver, name_servers
 from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.tun import TunDoor
 from proxy_vpn.doors.tun_device import TunDevice
 from proxy_vpn.doors.tun_setup import TunPlan, change_routes, set_up
-from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.errors import FlowError, StateError, Status
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.names import Router
 from proxy_vpn.mesh.routes import Ways
 from proxy_vpn.ranges import Network, parse_ip
 
 RESOLVED: Final = Path("/run/systemd/resolve")
+RESOLVED_STUBS: Final = frozenset({"127.0.0.53", "127.0.0.54"})
 RESOLVECTL_S: Final = 5.0
 ROUTES_EVERY_S: Final = 1.0
 _log = logging.getLogger(__name__)
@@ -64,23 +65,44 @@ async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket], bool]:
 
     In a thread that has ended when it is done: no thread may keep what `drop_privileges` gives up.
     """
+    everything = bool(plan.routes)
 
     def work() -> tuple[TunDevice, list[socket.socket], bool]:
         device, listeners = set_up(plan)
-        return device, listeners, tell_resolved(device.name, plan.dns, everything=bool(plan.routes))
+        asks = tell_resolved(device.name, plan.dns, everything=everything)
+        try:
+            if everything:
+                check_resolver(plan.dns[0], resolved_asks=asks)
+        except StateError:
+            device.close()
+            for listener in listeners:
+                listener.close()
+            raise
+        return device, listeners, asks
 
     with ThreadPoolExecutor(1) as thread:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
 async def keep_routes(name: str, ways: Ways) -> None:
-    """The routes that peers offer and we accept, as routes of the interface; for as long as the task lives."""
+    """The routes that peers offer and we accept, as routes of the interface; for as long as the task lives.
+
+    What fails is told once and tried again.
+    """
     there: set[Network] = set()
+    told: set[Network] = set()
     while True:
         wanted = {network for network, _, _ in ways.accepted()}
+        add = wanted - there
         if wanted != there:
-            await asyncio.to_thread(change_routes, name, wanted - there, there - wanted)
-            there = wanted
+            try:
+                failed = await asyncio.to_thread(change_routes, name, add, there - wanted)
+                there = wanted - failed.keys()
+            except OSError as error:
+                failed = dict.fromkeys(add, error.strerror or str(error))
+            for network in failed.keys() - told:
+                _log.warning("the route to %s through %s: %s", network, name, failed[network])
+            told = set(failed)
         await asyncio.sleep(ROUTES_EVERY_S)
 
 
@@ -117,6 +139,19 @@ def tell_resolved(name: str, dns: Sequence[str], *, everything: bool) -> bool:
     return True
 
 
+def check_resolver(dns: str, *, resolved_asks: bool, path: Path = RESOLV_CONF) -> None:
+    """Raise StateError if programs ask a name server that no route to the exit leads to, on this host or its link.
+
+    `dns` is ours. A resolv.conf that names nobody means this host (resolv.conf(5)).
+    """
+    asked = name_servers(path) or ([] if resolved_asks else ["127.0.0.1"])
+    told = RESOLVED_STUBS if resolved_asks else frozenset()
+    for ip in map(ip_address, asked):
+        if (ip.is_loopback or ip.is_link_local) and str(ip) not in told:
+            what = f"programs here ask {ip} for names, which would go around the exit"
+            raise StateError(what, f"put 'nameserver {dns}', and no other, into {path}, or run systemd-resolved")
+
+
 class ServingDoor:
     """A TunDoor in whose network `serve` finds services while it is open."""
 
@@ -147,6 +182,10 @@ class PeerZone:
         if not only_peers:
             self._resolver = ExitResolver(router) if to_exit else HostResolver(self.covers)
 
+    @property
+    def networks(self) -> list[str]:
+        return [mesh.key.name for mesh in self._meshes]
+
     def addresses(self, name: str) -> tuple[str, ...] | None:
         found = self._router.addresses(name)
         return None if found is None else (str(found.v4), str(found.v6))
@@ -159,8 +198,8 @@ class PeerZone:
         parsed = parse_ip(ip)
         return parsed is not None and any(parsed in mesh.virtual for mesh in self._meshes)
 
-    async def elsewhere(self, query: bytes) -> bytes | None:
-        return None if self._resolver is None else await self._resolver.ask(query)
+    async def elsewhere(self, query: bytes, over_tcp: bool) -> bytes | None:
+        return None if self._resolver is None else await self._resolver.ask(query, over_tcp)
 
 
 async def echo(router: Router, ip: str) -> float:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from proxy_vpn.addresses import Address, Target
+from proxy_vpn.addresses import Address, Target, is_under_pvpn
 from proxy_vpn.doors.dial import CONNECT_TIMEOUT_S
 from proxy_vpn.doors.lookups import Lookups
 from proxy_vpn.doors.own import OwnListeners
@@ -65,6 +65,8 @@ class Beyond:
         return allowed[:MAX_ADDRESSES]
 
     async def _look_up(self, target: Target, kind: socket.SocketKind) -> list[IP | None]:
+        if is_under_pvpn(target.host):
+            raise FlowError(Status.NO_SUCH_NAME, f"{target.host} would be a peer, and those are not led to")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 infos = await self._lookups.look_up(target.host, target.port, kind)

@@ -1,6 +1,7 @@
 """DNS queries that are not about peers: handed as they are to this host's own name servers, or to those of an exit.
 
-An exit answers queries that come as datagrams to port 53 of a name that no host can have (RFC 6761).
+An exit answers queries that come to port 53 of a name that no host can have (RFC 6761). What does not fit a datagram is
+asked for once more over TCP, for programs that ask so (RFC 7766).
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from typing import Final
 
 from proxy_vpn.addresses import Address, Target
 from proxy_vpn.doors.outgoing import Router
-from proxy_vpn.doors.udp import DatagramFlow, UdpSocket
+from proxy_vpn.doors.streams import open_streams
+from proxy_vpn.doors.udp import UdpSocket
 from proxy_vpn.errors import FlowError
+from proxy_vpn.wire.dns import answers, is_truncated
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 ANSWER_S: Final = 2.0
 MAX_SERVERS: Final = 3  # glibc's MAXNS
 MAX_IN_FLIGHT: Final = 256
-MAX_A_FLOW: Final = 64
 NAME_SERVER: Final = Target("name-server.invalid", 53)
 EXIT_ANSWER_S: Final = 5.0
-IDLE_S: Final = 30.0
 _PORT: Final = 53
 _MAX_FILE_BYTES: Final = 65536
+_LENGTH_BYTES: Final = 2
 
 
 class HostResolver:
@@ -38,17 +40,21 @@ class HostResolver:
         self._port = port
         self._in_flight = 0
 
-    async def ask(self, query: bytes) -> bytes | None:
-        """The first answer; None when nobody answers within 2 s each."""
+    async def ask(self, query: bytes, over_tcp: bool = False) -> bytes | None:
+        """The first answer; None when nobody answers within 2 s each. With `over_tcp`, in full if it is to be had."""
         if self._in_flight >= MAX_IN_FLIGHT:
             return None
         self._in_flight += 1
         try:
+            said = None
             for server in [ip for ip in name_servers(self._path) if not self._is_ours(ip)]:
-                with suppress(OSError, TimeoutError):
+                with suppress(OSError, TimeoutError, EOFError):
                     async with asyncio.timeout(ANSWER_S):
-                        return await _ask(Address(server, self._port), query)
-            return None
+                        said = await _ask(Address(server, self._port), query)
+                        if not (over_tcp and is_truncated(said)):
+                            return said
+                        return await _exchange(*await asyncio.open_connection(server, self._port), query)
+            return said
         finally:
             self._in_flight -= 1
 
@@ -59,8 +65,19 @@ class ExitResolver:
     def __init__(self, router: Router) -> None:
         self._router = router
 
-    async def ask(self, query: bytes) -> bytes | None:
-        """The exit's answer; None when it is away or has none within 5 s."""
+    async def ask(self, query: bytes, over_tcp: bool = False) -> bytes | None:
+        """The exit's answer; None when it is away or has none within 5 s. With `over_tcp`, in full if it can."""
+        said = await self._ask(query)
+        if said is None or not (over_tcp and is_truncated(said)):
+            return said
+        with suppress(FlowError, OSError, TimeoutError, EOFError):
+            async with asyncio.timeout(EXIT_ANSWER_S):
+                flow = await self._router.open_tcp(NAME_SERVER)
+                if flow is not None:
+                    return await _exchange(*await open_streams(flow), query)
+        return said
+
+    async def _ask(self, query: bytes) -> bytes | None:
         try:
             flow = await self._router.open_udp(NAME_SERVER)
         except FlowError:
@@ -70,7 +87,7 @@ class ExitResolver:
         answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         def on_datagram(data: bytes) -> None:
-            if data[:2] == query[:2] and not answered.done():
+            if answers(data, query) and not answered.done():
                 answered.set_result(data)
 
         flow.on_datagram = on_datagram
@@ -82,43 +99,6 @@ class ExitResolver:
             return None
         finally:
             flow.close()
-
-
-async def answer_queries(flow: DatagramFlow, resolver: HostResolver) -> None:
-    """Answer what a peer asks us, its exit, until it closes the flow or is silent for 30 s; then close it."""
-    loop = asyncio.get_running_loop()
-    queries: asyncio.Queue[bytes | None] = asyncio.Queue(MAX_A_FLOW)
-
-    def put(query: bytes | None) -> None:
-        with suppress(asyncio.QueueFull):
-            queries.put_nowait(query)
-
-    async def answer(query: bytes) -> None:
-        said = await resolver.ask(query)
-        if said is not None:
-            flow.send(said)
-
-    flow.on_datagram = put
-    flow.on_closed = lambda: put(None)
-    tasks: set[asyncio.Task[None]] = set()
-    try:
-        async with asyncio.timeout(None) as idle:
-            while True:
-                idle.reschedule(loop.time() + IDLE_S)
-                query = await queries.get()
-                if query is None:
-                    return
-                if len(tasks) < MAX_A_FLOW:
-                    task = loop.create_task(answer(query))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
-    except TimeoutError:
-        return
-    finally:
-        flow.on_datagram = flow.on_closed = None
-        for task in tuple(tasks):
-            task.cancel()
-        flow.close()
 
 
 def name_servers(path: Path = RESOLV_CONF) -> list[str]:
@@ -142,7 +122,7 @@ async def _ask(server: Address, query: bytes) -> bytes:
     sock = UdpSocket(server)
 
     def on_datagram(data: bytes) -> None:
-        if data[:2] == query[:2] and len(data) >= 12 and data[2] & 0x80 and not answered.done():
+        if answers(data, query) and not answered.done():
             answered.set_result(data)
 
     def on_refused() -> None:
@@ -155,3 +135,15 @@ async def _ask(server: Address, query: bytes) -> bytes:
         return await answered
     finally:
         sock.close()
+
+
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, query: bytes) -> bytes:
+    """A question and its answer over a stream, which ends with it; raises OSError and EOFError."""
+    try:
+        writer.write(len(query).to_bytes(_LENGTH_BYTES, "big") + query)
+        said = await reader.readexactly(int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big"))
+        if not answers(said, query):
+            raise ConnectionAbortedError("another question's answer")
+        return said
+    finally:
+        writer.close()

@@ -1,20 +1,23 @@
 """The name server inside a TUN: peers' names and addresses from a Zone, by scapy's DNS; RFC 1035, RFC 6761.
 
-Names that end in .pvpn, names of one label and the addresses of our networks are answered here and nowhere else; they
-never leave this process.
+Names under .pvpn, addresses of names of one label and the addresses of our networks are answered here and nowhere else;
+they never leave this process. Nor does a name under .pvpn to which a resolver has put one of the host's search domains.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Protocol
 
-from proxy_vpn.addresses import NETWORK_SUFFIX
+from proxy_vpn.addresses import TOP_LABEL
 
 TTL_S: Final = 5
 MAX_QUERY_BYTES: Final = 1232
 MAX_LABELS: Final = 40  # an address in ip6.arpa has 34
-_A, _PTR, _AAAA, _ANY, _IN = 1, 12, 28, 255, 1
+_A, _PTR, _AAAA, _SVCB, _HTTPS, _ANY, _IN = 1, 12, 28, 64, 65, 255, 1
+# What programs ask about hosts; about a name of one label the rest (NS, DS) is about the world's top domains.
+_OF_HOSTS: Final = frozenset({_A, _AAAA, _SVCB, _HTTPS, _ANY})
 _NO_ERROR, _FORMAT_ERROR, _NO_SUCH_NAME, _NOT_IMPLEMENTED, _REFUSED = 0, 1, 3, 4, 5
 _QUERY: Final = 0
 _REVERSE4: Final = ".in-addr.arpa"
@@ -23,6 +26,10 @@ _REVERSE6: Final = ".ip6.arpa"
 
 class Zone(Protocol):
     """What the server knows, and whom it asks."""
+
+    @property
+    def networks(self) -> Collection[str]:
+        """The names of our networks."""
 
     def addresses(self, name: str) -> tuple[str, ...] | None:
         """A peer's addresses (this machine's too) by its name, with or without .pvpn; None: nobody is called so."""
@@ -33,11 +40,11 @@ class Zone(Protocol):
     def covers(self, ip: str) -> bool:
         """Whether an address is one of our networks'."""
 
-    async def elsewhere(self, query: bytes) -> bytes | None:
-        """The answer to a query about the rest of the world; None: there is none to be had."""
+    async def elsewhere(self, query: bytes, over_tcp: bool) -> bytes | None:
+        """The answer to a query about the rest of the world, as it came; None: there is none to be had."""
 
 
-async def answer(query: bytes, zone: Zone) -> bytes | None:
+async def answer(query: bytes, zone: Zone, over_tcp: bool = False) -> bytes | None:
     """The response to a query; None for what is no query. The first call imports scapy."""
     from scapy.layers.dns import DNS, DNSQR
 
@@ -61,7 +68,7 @@ async def answer(query: bytes, zone: Zone) -> bytes | None:
         return _response(message, asked, _FORMAT_ERROR)
     found = _look_up(name, asked[0].qtype, zone)
     if found is None:
-        return await zone.elsewhere(query) or _response(message, asked, _REFUSED)
+        return await zone.elsewhere(query, over_tcp) or _response(message, asked, _REFUSED)
     code, records = found
     return _response(message, asked, code, records if asked[0].qclass in (_IN, _ANY) else [])
 
@@ -78,10 +85,18 @@ def _look_up(name: str, kind: int, zone: Zone) -> tuple[int, list[tuple[int, str
         return _NO_ERROR, [(_PTR, owner + ".")] if kind in (_PTR, _ANY) else []
     addresses = zone.addresses(name)
     if addresses is None:
-        is_ours = "." not in name or name.endswith(NETWORK_SUFFIX)
-        return (_NO_SUCH_NAME, []) if is_ours and name else None
+        return _look_up_nobody(name, kind, zone)
     records = [(_AAAA if ":" in ip else _A, ip) for ip in addresses]
     return _NO_ERROR, [record for record in records if kind in (record[0], _ANY)]
+
+
+def _look_up_nobody(name: str, kind: int, zone: Zone) -> tuple[int, list[tuple[int, str]]] | None:
+    labels = name.split(".")
+    if name == TOP_LABEL or (labels[1:] == [TOP_LABEL] and labels[0] in zone.networks):
+        return _NO_ERROR, []  # there are names below: no such name would deny those too (RFC 8020)
+    if TOP_LABEL in labels[1:] or (len(labels) == 1 and name and kind in _OF_HOSTS):
+        return _NO_SUCH_NAME, []
+    return None
 
 
 def reverse_address(name: str) -> str | None:

@@ -1,27 +1,30 @@
-"""The name server inside a TUN over TCP (RFC 7766): the far end of a connection to its address, as a Duplex."""
+"""A name server over TCP (RFC 7766): the far end of a connection to it, as a Duplex."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol
 
 from proxy_vpn.addresses import Target
-from proxy_vpn.doors.dns_server import Zone, answer
 from proxy_vpn.mesh.duplex import Duplex, Sink
 
 DNS_PORT: Final = 53
 MAX_WAITING_BYTES: Final = 16 * 1024
 MAX_UNREAD_BYTES: Final = 64 * 1024
 _LENGTH_BYTES: Final = 2
+Respond = Callable[[bytes], Awaitable[bytes | None]]
 
 
 class DnsStream:
-    """Answers queries in order, each with its length before it; who floods it or does not read is cut off."""
+    """Answers queries in order, each with its length before it; who floods it or does not read is cut off.
 
-    def __init__(self, zone: Zone) -> None:
-        self._zone = zone
+    `respond`: the response to a query; None for what gets none.
+    """
+
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
         self._sink: Sink | None = None
         self._buffer = bytearray()
         self._answers: deque[bytes] = deque()
@@ -73,7 +76,7 @@ class DnsStream:
         try:
             while (query := self._next_query()) is not None:
                 self._report_taken()
-                response = await answer(query, self._zone)
+                response = await self._respond(query)
                 if response is not None and self._sink is not None:
                     framed = len(response).to_bytes(_LENGTH_BYTES, "big") + response
                     self._unread += len(framed)
@@ -110,13 +113,13 @@ class TcpOpener(Protocol):
 class NamesFirst:
     """Opens streams to the name server at `addresses`, and others through `outgoing`."""
 
-    def __init__(self, outgoing: TcpOpener, addresses: Collection[str], zone: Zone) -> None:
+    def __init__(self, outgoing: TcpOpener, addresses: Collection[str], respond: Respond) -> None:
         self._beyond = outgoing
         self._addresses = addresses
-        self._zone = zone
+        self._respond = respond
 
     async def open_tcp(self, target: Target) -> Duplex:
         """A stream to `target`; raises FlowError."""
         if target.host in self._addresses and target.port == DNS_PORT:
-            return DnsStream(self._zone)
+            return DnsStream(self._respond)
         return await self._beyond.open_tcp(target)

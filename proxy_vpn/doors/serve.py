@@ -17,10 +17,12 @@ from typing import Protocol
 from proxy_vpn.addresses import Address, Target
 from proxy_vpn.doors.beyond import Beyond
 from proxy_vpn.doors.dial import CONNECT_TIMEOUT_S, dial, dial_error
-from proxy_vpn.doors.dns_elsewhere import NAME_SERVER, HostResolver, answer_queries
+from proxy_vpn.doors.dns_elsewhere import NAME_SERVER, HostResolver
+from proxy_vpn.doors.dns_exit import answer_queries, answering_stream
 from proxy_vpn.doors.host_addresses import host_addresses
 from proxy_vpn.doors.join import join
 from proxy_vpn.doors.own import OwnListeners
+from proxy_vpn.doors.pump import splice
 from proxy_vpn.doors.serve_udp import Asked, ServedUdp, Service
 from proxy_vpn.doors.tcp import TcpDuplex
 from proxy_vpn.errors import FlowError, FlowLost, Status
@@ -133,6 +135,10 @@ class ServeDoor:
 
     async def serve_tcp(self, incoming: IncomingTcp, source_ips: Sequence[str] = ()) -> None:
         """Refuse the flow, or splice it with the service until both have ended; cancelled, it resets both."""
+        if self._is_for_names(incoming):
+            with suppress(FlowLost):
+                await splice(answering_stream(self._resolver), incoming.accept()).wait()
+            return
         try:
             service, inside = await self._dial(incoming, source_ips)
         except FlowError as error:
@@ -152,7 +158,7 @@ class ServeDoor:
 
     async def serve_udp(self, incoming: IncomingUdp, source_ips: Sequence[str] = ()) -> None:
         """The same for datagrams, until the flow ends or is idle for 60 s."""
-        if self._beyond.is_exit and Target(incoming.host, incoming.port) == NAME_SERVER:
+        if self._is_for_names(incoming):
             with suppress(FlowLost):
                 await answer_queries(incoming.accept(), self._resolver)
             return
@@ -162,8 +168,12 @@ class ServeDoor:
             _log.info("refused %s: %s", incoming.peer_name, error)
             incoming.refuse(error.status)
             return
+        first, beyond = self._inner_udp(incoming, source_ips), bool(incoming.host)
         with suppress(FlowLost):
-            await ServedUdp(incoming.accept(), candidates, self._own, first=self._inner_udp(incoming, source_ips)).run()
+            await ServedUdp(incoming.accept(), candidates, self._own, first=first, beyond=beyond).run()
+
+    def _is_for_names(self, incoming: Incoming) -> bool:
+        return self._beyond.is_exit and Target(incoming.host, incoming.port) == NAME_SERVER
 
     async def _dial(self, incoming: Incoming, source_ips: Sequence[str]) -> tuple[TcpDuplex, Inside | None]:
         """A service, and inside which network it is."""

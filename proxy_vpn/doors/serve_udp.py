@@ -35,7 +35,8 @@ class ServedUdp:
 
     Until the service has answered, an ICMP refusal moves on to the next address and sends the last datagram there. The
     peer hears of one that leaves no address to try.
-    `first`: ways to the service that are tried before the addresses; each may raise OSError.
+    `first`: ways to the service that are tried before the addresses; each may raise OSError. With `beyond`, the
+    addresses are another host's.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class ServedUdp:
         own: OwnListeners,
         idle_s: float = IDLE_S,
         first: Sequence[Callable[[], Service]] = (),
+        beyond: bool = False,
     ) -> None:
         self._flow = flow
         self._own = own
-        siblings = frozenset(address.ip for address in candidates) | _PREFERRED_BY_LOOPBACK
+        here = frozenset(address.ip for address in candidates) | _PREFERRED_BY_LOOPBACK
+        siblings: frozenset[str] = frozenset() if beyond else here
         sockets = (partial(UdpSocket, address, siblings) for address in candidates)
         self._ways: list[Callable[[], Service]] = [*first, *sockets]
         self._idle_s = idle_s

@@ -61,7 +61,7 @@ class TunDoor:
         name_servers = (*plan.dns, *plan.other_dns)
         self._dns = {ip_address(ip).packed for ip in name_servers}
         self._broadcasts = {own.network.broadcast_address.packed for own in plan.addresses if own.version == 4}
-        opener = NamesFirst(outgoing, name_servers, zone)
+        opener = NamesFirst(outgoing, name_servers, partial(self._respond, over_tcp=True))
         self._tcp = TunTcp(device, listeners, opener, own, self._tell_why, make_socket)
         self._udp = TunUdp(device, outgoing, self._tell_why_udp)
         self._fragments = Reassembly()
@@ -89,7 +89,7 @@ class TunDoor:
     async def finish(self) -> None:
         """Wait, for FINISH_S at most, until what programs wrote before they ended is delivered."""
         for _look in range(int(FINISH_S / FINISH_EVERY_S)):  # nothing tells that no more packets come
-            if not self._tcp.table.is_unfinished(self._loop.time()):
+            if not self._tcp.is_unfinished():
                 return
             await asyncio.sleep(FINISH_EVERY_S)
 
@@ -123,7 +123,7 @@ class TunDoor:
     def _own_for(self, source_ip: str) -> bytes:
         ip = ip_address(source_ip)
         own = next((own for own in self._plan.addresses if ip.version == own.version and ip in own.network), None)
-        if own is None:
+        if own is None or own.ip.packed not in self._tcp.own:
             raise OSError(f"{source_ip} is in no network of {self.name}")
         return own.ip.packed
 
@@ -199,9 +199,12 @@ class TunDoor:
         if not task.cancelled() and task.exception() is not None:
             _log.error("a question went wrong", exc_info=task.exception())
 
-    async def _answer_query(self, way: Way, query: bytes) -> None:
+    async def _respond(self, query: bytes, over_tcp: bool) -> bytes | None:
         await self._load()
-        response = await answer(query, self._zone)
+        return await answer(query, self._zone, over_tcp)
+
+    async def _answer_query(self, way: Way, query: bytes) -> None:
+        response = await self._respond(query, over_tcp=False)
         if response is not None:
             self._udp.deliver(way, response)
 

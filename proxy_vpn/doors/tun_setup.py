@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-import logging
+import os
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from pathlib import Path
 from typing import Final
 
 from proxy_vpn.doors.tun_device import TunDevice
@@ -22,7 +23,6 @@ DEVICE_NAME: Final = "pvpn%d"
 _BACKLOG: Final = 1024
 _NO_DETECTION: Final = 2  # IFA_F_NODAD: nobody else can have it, and until the kernel knows that it can't be bound
 _NOT_GENERATED: Final = 1  # IN6_ADDR_GEN_MODE_NONE: no link-local address, and no solicitations from it
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ def set_up(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
     """Make the interface in this thread's network namespace, and a listener on each of its addresses.
 
     Blocking, and not for a thread whose event loop runs. All of it goes when the descriptors are closed, also by
-    kill -9. Raises StateError.
+    kill -9. Where IPv6 is switched off it is left out of the plan. Raises StateError.
     """
     device = TunDevice.create(plan.name)
     listeners: list[socket.socket] = []
     try:
+        if not _has_ipv6(device.name):
+            plan = _without_ipv6(plan)
         _configure(device.name, plan)
         for address in plan.addresses:
             listeners.append(_listener(str(address.ip)))
@@ -60,20 +62,52 @@ def set_up(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
     return device, listeners
 
 
-def change_routes(name: str, add: Iterable[Network], remove: Iterable[Network]) -> None:
-    """Other networks that are reached through an interface; those that can't be changed are left. Blocking."""
+def change_routes(name: str, add: Iterable[Network], remove: Iterable[Network]) -> dict[Network, str]:
+    """Other networks that are reached through an interface; those that can't be added, and why. Blocking.
+
+    One that can't be removed is gone, or goes with the interface. Raises OSError.
+    """
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
+    failed: dict[Network, str] = {}
     with IPRoute() as netlink:
         index = next(iter(netlink.link_lookup(ifname=name)), None)
+        if index is None:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         for command, networks in (("del", remove), ("add", add)):
-            for network in networks if index is not None else ():
+            for network in networks:
                 try:
                     family = _family(network.version)
                     netlink.route(command, dst=str(network), oif=index, family=family, priority=METRIC)
                 except NetlinkError as error:
-                    _log.warning("the route to %s through %s: %s", network, name, error)
+                    if command == "add":
+                        failed[network] = str(error)
+    return failed
+
+
+def _has_ipv6(name: str) -> bool:
+    """Not on a host without it, nor where an interface starts without it (sysctl)."""
+    try:
+        return Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False
+
+
+def _without_ipv6(plan: TunPlan) -> TunPlan:
+    if any(route.version == 6 for route in plan.routes) and _others_have_ipv6():
+        what = "IPv6 is switched off for new interfaces alone: the other ones' would go around pvpn"
+        raise StateError(what, "as root run: sysctl -w net.ipv6.conf.default.disable_ipv6=0")
+    addresses = tuple(address for address in plan.addresses if address.version == 4)
+    return replace(plan, addresses=addresses, routes=tuple(route for route in plan.routes if route.version == 4))
+
+
+def _others_have_ipv6() -> bool:
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split()[-1] != "lo" for line in lines)
 
 
 def _configure(name: str, plan: TunPlan) -> None:
@@ -83,7 +117,8 @@ def _configure(name: str, plan: TunPlan) -> None:
     try:
         with IPRoute() as netlink:
             index = netlink.link_lookup(ifname=name)[0]
-            netlink.link("set", index=index, mtu=plan.mtu, IFLA_AF_SPEC=_no_link_local())
+            ipv6 = {"IFLA_AF_SPEC": _no_link_local()} if any(own.version == 6 for own in plan.addresses) else {}
+            netlink.link("set", index=index, mtu=plan.mtu, **ipv6)
             netlink.link("set", index=index, state="up")
             for address in plan.addresses:
                 flags = _NO_DETECTION if address.version == 6 else 0
@@ -100,7 +135,7 @@ def _configure(name: str, plan: TunPlan) -> None:
                         raise StateError(what, f"remove it: ip route del {route}") from None
                     raise
     except NetlinkError as error:
-        raise StateError(f"the interface {name} can't be set up: {error}", "is IPv6 switched off here?") from None
+        raise StateError(f"the interface {name} can't be set up: {error}", "pvpn needs CAP_NET_ADMIN") from None
     except OSError as error:
         what = f"the interface {name} can't be set up: {error.strerror}"
         raise StateError(what, "pvpn needs CAP_NET_ADMIN") from None

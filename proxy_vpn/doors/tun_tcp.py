@@ -20,7 +20,7 @@ from proxy_vpn.doors.listen import Listener
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.tcp import TcpDuplex, close_socket
 from proxy_vpn.doors.tun_device import TunDevice
-from proxy_vpn.doors.tun_table import MAX_CONNECTIONS, RESET, TunTable, split
+from proxy_vpn.doors.tun_table import MAX_CONNECTIONS, RESET, Connection, TunTable, split
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.wire.packet import (
     ACK,
@@ -74,6 +74,7 @@ class TunTcp:
         self._unreachable = unreachable
         self._make_socket = make_socket
         self._opening: dict[bytes, asyncio.Task[None]] = {}
+        self._dialled: dict[Connection, socket.socket] = {}
         self._ports = {_packed(sock.getsockname()[0]): sock.getsockname()[1] for sock in listeners}
         self._loop = asyncio.get_running_loop()
         self._acceptors = [Acceptor(Listener(sock, own), self._serve, MAX_CONNECTIONS) for sock in listeners]
@@ -124,6 +125,11 @@ class TunTcp:
             connection.ended |= RESET if flags & RST else rule.fin
         self._device.write(memoryview(buffer)[:size])
 
+    def is_unfinished(self) -> bool:
+        """Whether what a program that has ended wrote may still be on its way."""
+        self._look_at_dialled()
+        return self.table.is_unfinished(self._loop.time())
+
     async def dial(self, own: bytes, source: bytes, port: int) -> socket.socket:
         """A connection to `port` of our address `own` that its service sees come from `source`; raises OSError."""
         family = socket.AF_INET6 if len(own) == 16 else socket.AF_INET
@@ -145,6 +151,7 @@ class TunTcp:
                 except BaseException:
                     self.table.remove(connection)
                     raise
+                self._dialled[connection] = sock
                 return sock
             except BaseException:
                 sock.close()
@@ -216,13 +223,22 @@ class TunTcp:
         if answer is not None:
             self._device.write(answer)
 
+    def _look_at_dialled(self) -> None:
+        """A socket was given away by `dial`, and tells nobody but the kernel when it is closed."""
+        for connection, sock in tuple(self._dialled.items()):
+            if sock.fileno() < 0:
+                connection.done = True
+                del self._dialled[connection]
+
     def _sweep_later(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
+        self._look_at_dialled()
         for connection in self.table.remove_ended(self._loop.time()):
+            self._dialled.pop(connection, None)
             if connection.flow is not None and not connection.accepted:
                 connection.flow.reset()
         if len(self.table):

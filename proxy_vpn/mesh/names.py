@@ -1,8 +1,8 @@
 """Names: which host a program means - a peer of one of our networks, or somebody else's machine.
 
 `peer`, `peer.pvpn`, `peer.home.pvpn` and a virtual address are peers; `.pvpn` never goes to DNS, and neither does the
-name of a known peer that is offline. A single label that nobody bears goes direct; in a process's first 15 seconds it
-waits up to 5 for a peer to show up under it.
+name of a known peer that is offline. A single label that nobody bears goes direct. In a process's first 15 seconds a
+name or virtual address that is nobody's waits up to 5 for a peer to show up under it.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ class Router:
         """Like `find`, but patient while the process has just started."""
         try:
             found = self.find(host)
-        except FlowError as error:
+            if found is not None or not self._may_be_peer(host):
+                return found
+        except FlowError as error:  # a .pvpn name, or an address of ours: whoever it is, nobody else's
             if error.status is not Status.NO_SUCH_NAME or not self._starting():
                 raise
             found = None
-        if found is not None or not self._worth_waiting(host):
-            return found
         try:
             async with asyncio.timeout(START_WAIT_S):
                 while found is None:
@@ -129,9 +129,9 @@ class Router:
     def _starting(self) -> bool:
         return self._loop.time() - self._started_at < START_S
 
-    def _worth_waiting(self, host: str) -> bool:
+    def _may_be_peer(self, host: str) -> bool:
         name = host.lower().rstrip(".")
-        return self._starting() and name not in _NEVER_PEERS and (name.endswith(NETWORK_SUFFIX) or valid_name(name))
+        return self._starting() and name not in _NEVER_PEERS and valid_name(name)
 
     async def open_tcp(self, target: Target) -> Flow | None:
         """A TCP flow to a peer, or through one; None if the host is to be reached directly. Raises FlowError."""

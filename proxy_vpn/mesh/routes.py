@@ -6,6 +6,7 @@ away: a flow that was to go through it fails then, and never takes another way o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.mesh.roster import Peer
-from proxy_vpn.ranges import IP, Network, is_part, is_public, may_be_led_to, parse_ip, within
+from proxy_vpn.ranges import IP, Network, is_near, is_part, is_private, is_public, may_be_led_to, parse_ip, within
 from proxy_vpn.wire.messages import Routes
 
 if TYPE_CHECKING:
     from proxy_vpn.mesh.mesh import Mesh
 
+_log = logging.getLogger(__name__)
 _OWN_HOST = frozenset({"localhost"})
 
 
@@ -56,12 +58,14 @@ def offered(message: Routes) -> tuple[Network, ...]:
 class Ways:
     """Through whom a host that is no peer is reached: by an accepted route, else through the exit named `exit`.
 
-    A route to a part of one of `attached`, this host's own networks, is not accepted: a member could take the place of
-    a LAN's gateway with it.
+    An address in one of `attached`, this host's own networks, is not looked for at peers: homes often have the same
+    range. A route to a part of one is not accepted: a member could take the place of a LAN's gateway. Nor is one to
+    public addresses: whoever offers it would take the internet from the exit.
     """
 
     def __init__(self, meshes: Sequence[Mesh], accept_routes: bool = False, exit_name: str = "") -> None:
         self.attached: Sequence[Network] = ()
+        self._ignored: set[bytes] = set()
         self._meshes = meshes
         self._accept_routes = accept_routes
         self.exit_name = exit_name
@@ -83,11 +87,23 @@ class Ways:
         """Every route in force, the most specific first; those of the same network in the order of identities."""
         if not self._accept_routes:
             return []
-        told = ((network, mesh, peer) for mesh in self._meshes for peer in mesh.roster for network in peer.routes)
-        ways = [way for way in told if not any(is_part(way[0], own) for own in self.attached)]
+        told = [(network, mesh, peer) for mesh in self._meshes for peer in mesh.roster for network in peer.routes]
+        for network, _, peer in told:
+            if not is_private(network):
+                self._tell_ignored(network, peer)
+        private = (way for way in told if is_private(way[0]))
+        ways = [way for way in private if not any(is_part(way[0], own) for own in self.attached)]
         return sorted(ways, key=lambda way: (-way[0].prefixlen, way[2].identity))
 
+    def _tell_ignored(self, network: Network, peer: Peer) -> None:
+        """Once a peer."""
+        if peer.identity not in self._ignored:
+            self._ignored.add(peer.identity)
+            _log.warning("%s leads to %s, which is no private network: that is not accepted", peer.name, network)
+
     def _by_route(self, ip: IP) -> tuple[Mesh, Peer] | None:
+        if any(ip.version == own.version and ip in own for own in self.attached):
+            return None  # as the kernel does, whose routes to a host's own networks go first
         fitting = [way for way in self.accepted() if ip.version == way[0].version and ip in way[0]]
         if not fitting:
             return None
@@ -105,7 +121,7 @@ class Ways:
 
 def _is_for_exits(host: str, ip: IP | None) -> bool:
     if ip is not None:
-        return is_public(ip)
+        return not is_near(ip)  # all else is the exit's to refuse: Teredo, say, may lead somewhere from here
     name = host.lower().rstrip(".")
     # What has a zone is an address of this host's own link.
     return "%" not in name and name.rpartition(".")[2] not in _OWN_HOST

@@ -44,7 +44,9 @@ class VirtualNetwork:
         self._hosts: dict[bytes, int] = {}
         self._devices: dict[IP, bytes] = {}
         taken = [network for network in in_use if network.version == 4]
-        self.v4 = next((each for each in self._ranges() if not any(map(each.overlaps, taken))), next(self._ranges()))
+        free = next((each for each in self._ranges() if not any(map(each.overlaps, taken))), None)
+        self.is_crowded = free is None  # somebody else's addresses, a carrier's NAT, take up all of the space
+        self.v4 = free or next(self._ranges())
         self.v6 = self._range6()
         self.dns = Addresses(self.v4[DNS_HOST], self.v6[DNS_HOST])
         self.own = self.of(identity)

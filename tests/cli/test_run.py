@@ -151,6 +151,7 @@ def test_an_empty_state_directory_is_not_this_directory(ran: list[Settings], cap
         ("run home.key --peer x", 2, "not HOST:PORT - write 192.0.2.1:41641 or [::1]:41641"),
         ("run home.key --dht-bootstrap x", 2, "not HOST:PORT - write router.example:6881 or [::1]:6881"),
         ("run home.key --no-dht --dht-serve", 2, "exclude each other"),
+        ("run home.key --exit peer-b --offer-exit", 2, "exclude each other - leave one of them out"),
     ],
 )
 def test_bad_settings_stop_before_anything_starts(

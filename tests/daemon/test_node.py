@@ -8,11 +8,15 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from proxy_vpn.addresses import Address, ForwardSpec, Target
 from proxy_vpn.config import Settings
+from proxy_vpn.daemon import node as module
 from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.node import Node
 from proxy_vpn.keys import NetworkKey
+from proxy_vpn.mesh.virtual import SHARED_SPACE
 
 TAKEN = "another machine calls itself peer-b: it is peer-b-ab12 here - if peer-b was installed anew: pvpn forget peer-b"
 
@@ -58,6 +62,17 @@ def test_a_forward_for_everybody_is_said_until_it_is_removed(state_dir: Path) ->
         assert "can use this forward - leave out 0.0.0.0" in node.status().warnings[0]
         node.remove_forward(public)
         assert node.status().warnings == ()
+
+    assert len(alone(state_dir, use)) == 1
+
+
+def test_a_host_that_uses_all_of_the_shared_space_is_told(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "networks_in_use", lambda: [SHARED_SPACE])
+
+    async def use(node: Node) -> None:
+        node._look_for_collisions()
+        (warning,) = node.status().warnings
+        assert "uses all of 100.64.0.0/10" in warning and str(node.meshes[0].virtual.v4) in warning
 
     assert len(alone(state_dir, use)) == 1
 

@@ -107,11 +107,15 @@ def test_the_whole_status() -> None:
         STATUS,
         forwards=(ForwardStatus(spec="127.0.0.1:2222:peer-b:22", held=True), ForwardStatus(spec="unix:/s:peer-b:1")),
         warnings=("two machines carry one identity",),
+        networks=(
+            STATUS.networks[0],
+            msgspec.structs.replace(STATUS.networks[1], range4="100.88.0.0/16", range4_moved=True),
+        ),
     )
     assert render_status(full, NOW)[:-3] == [
         "running pvpn 0.1.0 as peer-a, process 4321, since 22:13",
         "network home  aaaa-bbbb",
-        "network office  cccc-dddd",
+        "network office  cccc-dddd  in 100.88.0.0/16 (moved)",
         "proxy   127.0.0.1:1080  (SOCKS4a/5 and HTTP)",
         "forward 127.0.0.1:2222:peer-b:22  until its pvpn forward ends",
         "forward unix:/s:peer-b:1",

@@ -66,6 +66,12 @@ def test_never_where_nobody_may_be_led(ask, offer: Offer, host: str) -> None:  #
     assert ask(offer, "rebound.example", Names([host])) is Status.POLICY
 
 
+@pytest.mark.parametrize("host", ["peer-c.pvpn", "peer-c.home.PVPN.", "pvpn"])
+def test_peers_names_are_told_to_no_name_server(ask, host: str) -> None:  # type: ignore[no-untyped-def]
+    names = Names(["1.1.1.1"])
+    assert ask(EXIT, host, names) is Status.NO_SUCH_NAME and not names.asked
+
+
 def test_an_exit_leads_to_the_internet_alone(ask) -> None:  # type: ignore[no-untyped-def]
     assert ask(EXIT, "1.1.1.1") == ["1.1.1.1"]
     assert ask(EXIT, "192.168.7.9") is Status.POLICY

@@ -25,19 +25,36 @@ class Server(asyncio.DatagramProtocol):
             self.transport.sendto(answer, addr)
 
 
-def ask(path: Path, lines: str, reply: Callable[[bytes], list[bytes]], ours: str = "") -> bytes | None:
+def ask(
+    path: Path, lines: str, reply: Callable[[bytes], list[bytes]], ours: str = "", stream: bytes | None = None
+) -> bytes | None:
+    """Ask over TCP if there is a `stream`, which is what the server says there."""
     path.write_text(lines)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(2 + len(QUERY)) == framed(QUERY)
+        writer.write(stream or b"")
+        writer.close()
 
     async def main() -> bytes | None:
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(lambda: Server(reply), ("127.0.0.1", 0))
         port = transport.get_extra_info("sockname")[1]
         try:
-            return await HostResolver(lambda ip: ip == ours, path, port).ask(QUERY)
+            async with await asyncio.start_server(serve, "127.0.0.1", port):
+                return await HostResolver(lambda ip: ip == ours, path, port).ask(QUERY, over_tcp=stream is not None)
         finally:
             transport.close()
 
     return asyncio.run(main())
+
+
+def framed(data: bytes) -> bytes:
+    return len(data).to_bytes(2, "big") + data
+
+
+def cut(data: bytes) -> bytes:
+    return data[:2] + b"\x83\x80" + data[4:12]
 
 
 def answer(data: bytes) -> bytes:
@@ -62,3 +79,13 @@ def test_never_itself(tmp_path: Path) -> None:
     lines = "nameserver 127.0.0.1\n"
     assert ask(tmp_path / "resolv.conf", lines, lambda data: [answer(data)], ours="127.0.0.1") is None
     assert ask(tmp_path / "resolv.conf", "", lambda data: [answer(data)]) is None
+
+
+def test_what_does_not_fit_is_asked_for_over_tcp_by_who_asks_so(tmp_path: Path) -> None:
+    path, lines = tmp_path / "resolv.conf", "nameserver 127.0.0.1\n"
+    long = answer(QUERY) + bytes(5000)
+    assert ask(path, lines, lambda data: [cut(data)]) == cut(QUERY)
+    assert ask(path, lines, lambda data: [cut(data)], stream=framed(long)) == long
+    assert ask(path, lines, lambda data: [answer(data)], stream=framed(long)) == answer(QUERY)
+    for broken in (b"", framed(long)[:-1], framed(b"\x99\x99" + long[2:]), framed(b"")):
+        assert ask(path, lines, lambda data: [cut(data)], stream=broken) == cut(QUERY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -25,6 +24,8 @@ class OnePeer:
         self.asked: list[bytes] = []
         self._elsewhere = elsewhere
 
+    networks = ("home",)
+
     def addresses(self, name: str) -> tuple[str, ...] | None:
         return (V4, V6) if name in ("peer-b", "peer-b.pvpn", "peer-b.home.pvpn") else None
 
@@ -35,7 +36,7 @@ class OnePeer:
         ranges = (ip_network("100.64.0.0/16"), ip_network("fd00::/64"))
         return any(ip_address(ip) in each for each in ranges if each.version == ip_address(ip).version)
 
-    async def elsewhere(self, query: bytes) -> bytes | None:
+    async def elsewhere(self, query: bytes, over_tcp: bool) -> bytes | None:
         self.asked.append(query)
         return self._elsewhere
 
@@ -66,7 +67,7 @@ def test_reverse(ip: str) -> None:
     assert reverse_address(pointer) == ip
 
 
-NAMES: Mapping[str, int] = {"nobody": NO_SUCH_NAME, "nobody.pvpn": NO_SUCH_NAME, "a.b.c.pvpn": NO_SUCH_NAME}
+NAMES = ("nobody", "nobody.pvpn", "a.b.c.pvpn", "nobody.home.pvpn", "work.pvpn", "Nobody.PVPN.lan", "peer-b.pvpn.a.b")
 
 
 @pytest.mark.parametrize("name", [*NAMES, ip_address("100.64.1.1").reverse_pointer])
@@ -74,6 +75,21 @@ def test_what_is_ours_never_leaves(name: str) -> None:
     zone = OnePeer(b"leaked")
     assert ask(query(name), zone).rcode == NO_SUCH_NAME
     assert not zone.asked
+
+
+@pytest.mark.parametrize("kind", ["A", "AAAA", "HTTPS", "SOA"])
+@pytest.mark.parametrize("name", ["pvpn", "home.pvpn", "HOME.pvpn"])
+def test_what_has_names_below_it_is_there(name: str, kind: str) -> None:
+    zone = OnePeer(b"leaked")
+    said = ask(query(name, kind), zone)
+    assert said.rcode == NO_ERROR and not said.an and not zone.asked
+
+
+@pytest.mark.parametrize(("name", "kind"), [("com", "NS"), ("com", "DS"), ("pvpn.example", "A"), (".", "NS")])
+def test_the_world_s_own_are_asked_elsewhere(name: str, kind: str) -> None:
+    zone = OnePeer()
+    ask(query(name, kind), zone)
+    assert len(zone.asked) == 1
 
 
 def test_another_kind_of_a_name_that_is_there() -> None:

@@ -10,11 +10,14 @@ import pytest
 from scapy.layers.dns import DNS
 
 from proxy_vpn.addresses import Target
+from proxy_vpn.doors.dns_server import answer
 from proxy_vpn.doors.dns_stream import MAX_WAITING_BYTES, DnsStream, NamesFirst
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.mesh.duplex import Duplex
 from tests.doors.test_dns_server import V4, OnePeer, query
 from tests.support.duplex_pair import RecordingSink
+
+respond = partial(answer, zone=OnePeer())
 
 
 def framed(data: bytes) -> bytes:
@@ -41,7 +44,7 @@ def run(work: Coroutine[None, None, None]) -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 10_000])
 def test_queries_are_answered_in_order_however_they_are_cut(chunk: int) -> None:
     async def work() -> None:
-        stream = DnsStream(OnePeer())
+        stream = DnsStream(respond)
         sink = RecordingSink(stream)
         sent = framed(query("peer-b")) + framed(query("nobody.pvpn")) + framed(b"") + framed(query("peer-b", "AAAA"))
         for at in range(0, len(sent), chunk):
@@ -58,7 +61,7 @@ def test_queries_are_answered_in_order_however_they_are_cut(chunk: int) -> None:
 
 def test_half_a_query_at_the_end_is_no_question() -> None:
     async def work() -> None:
-        stream = DnsStream(OnePeer())
+        stream = DnsStream(respond)
         sink = RecordingSink(stream)
         stream.write(framed(query("peer-b"))[:-1])
         stream.write_eof()
@@ -70,7 +73,7 @@ def test_half_a_query_at_the_end_is_no_question() -> None:
 
 def test_a_flood_is_cut_off() -> None:
     async def work() -> None:
-        stream = DnsStream(OnePeer())
+        stream = DnsStream(respond)
         sink = RecordingSink(stream)
         stream.write(framed(query("peer-b")) * (MAX_WAITING_BYTES // 20))
         await sink.until(lambda sink: sink.error is not None)
@@ -82,7 +85,7 @@ def test_a_flood_is_cut_off() -> None:
 
 def test_who_does_not_read_is_cut_off() -> None:
     async def work() -> None:
-        stream = DnsStream(OnePeer())
+        stream = DnsStream(respond)
         sink = RecordingSink(stream, eager=False)
         one = framed(query("peer-b"))
         for _ in range(100):
@@ -103,7 +106,7 @@ def test_only_the_name_servers_port_is_taken_from_others() -> None:
             raise FlowError(Status.REFUSED, str(target))
 
     async def work() -> None:
-        opener = NamesFirst(Nowhere(), ["100.64.0.53"], OnePeer())
+        opener = NamesFirst(Nowhere(), ["100.64.0.53"], respond)
         assert isinstance(await opener.open_tcp(Target("100.64.0.53", 53)), DnsStream)
         for target in (Target("100.64.0.53", 80), Target("100.64.0.54", 53)):
             with pytest.raises(FlowError):

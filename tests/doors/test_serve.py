@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from contextlib import ExitStack
 
@@ -16,7 +17,7 @@ from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.serve_udp import ServedUdp
 from proxy_vpn.errors import FlowLost, Status
 from proxy_vpn.mesh.routes import Offer as Networks
-from proxy_vpn.ranges import parse_route
+from proxy_vpn.ranges import IP, parse_route
 from tests.support.duplex_pair import MemoryDuplex, MemoryUdp, RecordingSink, duplex_pair, udp_pair
 from tests.support.loopback import echo, tcp_service, udp_service
 from tests.support.ports import free_tcp_port, free_udp_port
@@ -274,6 +275,34 @@ def test_a_datagram_service_may_start_late(host: list[str]) -> None:
                 offer.heard.get_nowait()
         offer.far.close()
         await asyncio.wait_for(serving, WAIT_S)
+
+    asyncio.run(main())
+
+
+class Anywhere:
+    """An offer of everything, loopback too, which stands for another host here."""
+
+    exit = False
+
+    def allows(self, ip: IP) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+def test_datagrams_reach_a_host_beyond(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_address(sock: socket.socket, address: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "it is another host's")
+
+    async def main() -> None:
+        door = ServeDoor(FakePolicy(), OwnListeners(), Beyond(Anywhere(), OwnListeners(), list))
+        async with udp_service(bytes.upper, ip) as service:
+            monkeypatch.setattr(socket.socket, "bind", no_such_address, raising=False)
+            offer = UdpOffer(service.port, ip)
+            serving = asyncio.ensure_future(door.serve_udp(offer))
+            await asyncio.sleep(0)
+            assert await offer.ask(b"one") == b"ONE"
+            offer.far.close()
+            await asyncio.wait_for(serving, WAIT_S)
 
     asyncio.run(main())
 

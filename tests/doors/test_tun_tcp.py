@@ -12,6 +12,7 @@ from scapy.layers.inet import IP, TCP
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.doors.own import OwnListeners
+from proxy_vpn.doors.tun_table import HALF_CLOSED_KEPT_S
 from proxy_vpn.doors.tun_tcp import TunTcp, socket_here
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.wire.packet import VNET_BYTES, Packet
@@ -124,5 +125,20 @@ def test_packets_of_no_connection_are_reset_or_dropped() -> None:
             packet = bytearray(VNET_BYTES) + bytes(IP(src=source, dst=target) / TCP(flags="S"))
             stage.tcp.take(packet, len(packet), 0.0)
         assert len(stage.device.written) == 1 and not stage.tcp.opening
+
+    play(scene)
+
+
+def test_a_dialled_connection_is_done_with_when_its_socket_is_closed() -> None:
+    async def scene(stage: Stage) -> None:
+        with socket.create_server((OWN, 0)) as service:
+            here = socket.inet_aton(OWN)
+            dialled = await stage.tcp.dial(here, here, service.getsockname()[1])
+            ports = dialled.getsockname()[1], service.getsockname()[1]
+            connection = stage.tcp.table.connection(here, here, *ports)
+            assert connection is not None and stage.tcp.is_unfinished() and not connection.done
+            dialled.close()
+            assert not stage.tcp.is_unfinished()
+            assert connection.is_over(connection.used + HALF_CLOSED_KEPT_S + 1)
 
     play(scene)

@@ -55,6 +55,11 @@ def available() -> str | None:
     return None
 
 
+def resolving(resolv_conf: Path, argv: Sequence[str]) -> list[str]:
+    """The command line by which `argv` reads another /etc/resolv.conf than this machine's."""
+    return ["unshare", "--mount", "sh", "-c", f'mount --bind "{resolv_conf}" /etc/resolv.conf && exec "$0" "$@"', *argv]
+
+
 class Lab:
     """Hosts on one bridge; a context manager that ends every process it started and every host.
 

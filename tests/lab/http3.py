@@ -67,7 +67,7 @@ def certify(directory: Path) -> tuple[Path, Path]:
 async def run_server(port: int, directory: Path) -> None:
     configuration = QuicConfiguration(alpn_protocols=H3_ALPN, is_client=False)
     configuration.load_cert_chain(*certify(directory))
-    await serve("0.0.0.0", port, configuration=configuration, create_protocol=Http3)
+    await serve("::", port, configuration=configuration, create_protocol=Http3)
     print("serving", flush=True)
     await asyncio.Event().wait()
 

@@ -199,6 +199,19 @@ def test_exit_codes_and_signals_are_the_commands_own(run: Run) -> None:
     run(check)
 
 
+def test_a_script_that_names_no_interpreter_is_the_shell_s(run: Run) -> None:
+    async def check(world: World) -> None:
+        script = world.state / "script"
+        script.write_text('echo "$@"; exit 7\n')
+        script.chmod(0o755)
+        assert await world.run("--", str(script), "one", "a  b") == (7, "one a  b\n", "")
+        script.write_text("#!/no/such/interpreter\n")
+        code, _, complaints = await world.run("--", str(script))
+        assert code == 126 and "can't be executed: No such file" in complaints
+
+    run(check)
+
+
 def test_the_command_is_whom_its_user_was_and_may_no_more(run: Run) -> None:
     async def check(world: World) -> None:
         said = await world.output("--", "sh", "-c", "id -u; id -g; cat /proc/self/status")

@@ -98,9 +98,10 @@ def test_curl(pair: Pair, tmp_path: Path, family: int) -> None:
 def test_iperf3(pair: Pair, family: int) -> None:
     with pair.serve("iperf3", "-s", "--forceflush", ready="listening"):
         there = pair.address(family)
-        for way in ([], ["-R"]):
+        # Its server counts no more once the client has sent everything, and some of that is still on its way then.
+        for way, least in (([], 1 << 20), (["-R"], 20 << 20)):
             said = json.loads(pair.run("iperf3", "-J", "-c", there, "-n", "20M", *way))
-            assert said["end"]["sum_received"]["bytes"] > 0
+            assert said["end"]["sum_received"]["bytes"] >= least
         said = json.loads(pair.run("iperf3", "-J", "-u", "-b", "5M", "-l", "1100", "-c", there, "-n", "300K"))
         assert said["end"]["sum"]["packets"] > 200 and said["end"]["sum"]["lost_percent"] < 5
 
@@ -116,17 +117,19 @@ def test_ssh(pair: Pair, tmp_path: Path, family: int) -> None:
         assert pair.run(*daemon.client("-p", str(SSH), pair.address(family), "echo $((40 + 2))")) == "42\n"
 
 
-def test_redis(pair: Pair) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_redis(pair: Pair, family: int) -> None:
     with pair.serve("redis-server", "--protected-mode", "no", "--save", "", ready="Ready to accept"):
-        there = pair.address(4)
+        there = pair.address(family)
         assert pair.run("redis-cli", "-h", there, "set", "k", "v").strip() == "OK"
         assert pair.run("redis-cli", "-h", there, "get", "k").strip() == "v"
 
 
-def test_http3(pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_http3(pair: Pair, tmp_path: Path, family: int) -> None:
     words = (sys.executable, "-m", "tests.lab.http3")
     with pair.serve(*words, "serve", str(H3), str(tmp_path), ready="^serving"):
-        assert pair.run(*words, "get", pair.address(4), str(H3)) == "hello over h3\n"
+        assert pair.run(*words, "get", pair.address(family), str(H3)) == "hello over h3\n"
 
 
 @pytest.mark.parametrize("family", [4, 6])

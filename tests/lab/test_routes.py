@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy_vpn.doors.dns_elsewhere import name_servers
-from tests.lab.daemon import SOCKS_PORT, Daemon
-from tests.lab.hosts import PUBLIC, Host, Lab
+from tests.lab.daemon import PVPN, SOCKS_PORT, Daemon
+from tests.lab.hosts import PUBLIC, Host, Lab, resolving
 from tests.lab.scenes import curl, serve_web, two_peers
 from tests.support.processes import Process
 
@@ -20,20 +21,48 @@ PRINTER, PRINTER_PORT = "192.168.7.9", 8000
 LAN = "192.168.7.0/24"
 TOLD_S = 10.0
 FAR_SITE = "45.67.89.9"
-# Answers every query about an IPv4 address with the one that it is given.
+# Answers every query about an IPv4 address with the one that it is given, and about others with much text, over TCP.
 NAME_SERVER = """
-import sys
+import socketserver, sys, threading
 from scapy.layers.dns import DNS, DNSRR
-import socket
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind((sys.argv[1], 53))
-print("serving", flush=True)
-while True:
-    data, source = server.recvfrom(4096)
+
+def respond(data, most):
     query = DNS(data)
-    answers = [DNSRR(rrname=query.qd[0].qname, rdata=sys.argv[2])] if query.qd[0].qtype == 1 else []
-    server.sendto(bytes(DNS(id=query.id, qr=1, rd=1, ra=1, qd=query.qd, an=answers)), source)
+    one = {"type": 1, "rdata": sys.argv[2]} if query.qd[0].qtype == 1 else {"type": 16, "rdata": [b"x" * 250] * 12}
+    said = DNS(id=query.id, qr=1, rd=1, ra=1, qd=query.qd, an=[DNSRR(rrname=query.qd[0].qname, **one)])
+    return bytes(said) if len(bytes(said)) < most else bytes(DNS(id=query.id, qr=1, rd=1, ra=1, tc=1, qd=query.qd))
+
+class Datagrams(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request[1].sendto(respond(self.request[0], 512), self.client_address)
+
+class Streams(socketserver.StreamRequestHandler):
+    def handle(self):
+        while size := self.rfile.read(2):
+            said = respond(self.rfile.read(int.from_bytes(size, "big")), 65536)
+            self.wfile.write(len(said).to_bytes(2, "big") + said)
+
+streams = socketserver.ThreadingTCPServer((sys.argv[1], 53), Streams)
+threading.Thread(target=streams.serve_forever, daemon=True).start()
+server = socketserver.UDPServer((sys.argv[1], 53), Datagrams)
+print("serving", flush=True)
+server.serve_forever()
 """
+# One datagram through the SOCKS proxy (RFC 1928, section 7); prints what comes back.
+SOCKS_UDP = """
+import socket, sys
+control = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+control.sendall(b"\\5\\1\\0")
+control.recv(2)
+control.sendall(b"\\5\\3\\0\\1" + bytes(6))
+relay = int.from_bytes(control.recv(64)[8:10], "big")
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(10)
+head = b"\\0\\0\\0\\1" + socket.inet_aton(sys.argv[2]) + int(sys.argv[3]).to_bytes(2, "big")
+sock.sendto(head + b"hello", ("127.0.0.1", relay))
+print(sock.recv(99)[len(head):].decode())
+"""
+UDP_PORT = 5300
 NO_SOCKS_ANSWER = 97  # curl's exit code for a SOCKS reply that is no success
 
 
@@ -48,9 +77,25 @@ def a_printer(lab: Lab, next_to: Host, directory: Path) -> Host:
     """A host without pvpn, with an address on a LAN that only `next_to` has a way to."""
     printer = lab.host("printer")
     printer.run(["ip", "address", "add", f"{PRINTER}/24", "dev", "eth0"])
+    serve_udp(printer)
     next_to.run(["ip", "address", "add", "192.168.7.2/24", "dev", "eth0"])
     serve_web(printer, directory, PRINTER_PORT)
     return printer
+
+
+def serve_udp(host: Host) -> None:
+    """What returns every datagram."""
+    host.popen(["socat", "-d", "-d", f"UDP4-RECVFROM:{UDP_PORT},fork", "EXEC:cat"]).wait_for("receiving on")
+
+
+def datagram(host: Host, ip: str) -> str:
+    """What comes back of one, through the proxy."""
+    return host.run([sys.executable, "-c", SOCKS_UDP, str(SOCKS_PORT), ip, str(UDP_PORT)]).stdout.strip()
+
+
+def plain_datagram(host: Host, ip: str) -> str:
+    """The same without a proxy."""
+    return host.run(["socat", "-t", "5", "-", f"UDP4:{ip}:{UDP_PORT}"], text="hello").stdout
 
 
 def fetch(host: Host, url: str) -> tuple[str, int]:
@@ -72,6 +117,7 @@ def test_a_lan_behind_a_peer(lab: Lab, key: Path, tmp_path: Path) -> None:
     a_printer(lab, peer_b.host, tmp_path / "web")
     assert until_fetched(peer_a.host, f"http://{PRINTER}:{PRINTER_PORT}/hello") == "hello from printer"
     assert fetch(peer_a.host, f"http://[::ffff:{PRINTER}]:{PRINTER_PORT}/hello") == ("hello from printer", 0)
+    assert datagram(peer_a.host, PRINTER) == "hello"
     refused = fetch(peer_a.host, f"http://{PRINTER}:1/")
     assert refused[1] == NO_SOCKS_ANSWER and "(5)" in refused[0]  # RFC 1928: connection refused
     # The offering host itself is reached by its name alone, and an address that was not offered not at all.
@@ -94,6 +140,8 @@ def test_an_exit(lab: Lab, key: Path, tmp_path: Path) -> None:
     url = f"http://{site.address}:8000/hello"
     assert curl(peer_a.host, "-x", PROXY, url) == "hello from site"
     web.wait_for(rf"{peer_b.host.address} .*GET /hello")
+    serve_udp(site)
+    assert datagram(peer_a.host, site.address) == "hello"
     # Its own network and the metadata service are no part of the internet.
     peer_b.host.run(["ip", "address", "add", "169.254.169.254/32", "dev", "lo"])
     serve_web(peer_b.host, tmp_path / "secret")
@@ -123,6 +171,8 @@ def test_an_exit_for_programs_that_know_no_proxy(lab: Lab, key: Path, tmp_path: 
     url = f"http://{FAR_SITE}:8000/hello"
     assert curl(peer_a.host, url) == "hello from site"
     web.wait_for("45.67.89.2 .*GET /hello")
+    serve_udp(site)
+    assert plain_datagram(peer_a.host, FAR_SITE) == "hello"
     seen = len(web.output.splitlines())
     peer_b.stop()
     peer_a.wait_for("^- peer-b")
@@ -158,6 +208,7 @@ def test_names_resolve_at_the_exit(lab: Lab, key: Path, tmp_path: Path, way: str
         return
     assert curl(near, url) == "hello from site"
     assert near.run(["dig", "+short", "+tcp", f"@{server}", "peer-b.pvpn"]).stdout.strip()
+    assert len(near.run(["dig", "+short", f"@{server}", "large.example", "TXT"]).stdout) > 12 * 250
     peer_b.stop()
     peer_a.wait_for("^- peer-b")
     lost = near.run(["curl", "-sS", "--max-time", "10", url], check=False)
@@ -166,6 +217,26 @@ def test_names_resolve_at_the_exit(lab: Lab, key: Path, tmp_path: Path, way: str
     near.run(["ip", "route", "add", *own_way])
     peer_a.begin()
     peer_a.wait_for(f"this host has a route to {server}/32 .* - remove it")
+
+
+def test_a_name_server_that_would_go_around_the_exit_is_told(lab: Lab, key: Path, tmp_path: Path) -> None:
+    if lab.rootless:
+        pytest.skip("a TUN device needs root")
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text("nameserver 127.0.0.1\n")
+    peer_b = Daemon(lab.host("b"), key, "peer-b", "--no-dht", "--offer-exit").start()
+    options = ["--no-dht", "--peer", peer_b.endpoint, "--tun", "--exit", "peer-b"]
+    peer_a = Daemon(lab.host("a"), key, "peer-a", *options)
+    peer_a.program = resolving(resolv_conf, PVPN)
+    peer_a.begin()
+    said = peer_a.wait_for("programs here ask 127.0.0.1 for names, .* - put '(nameserver .*?)', and no other, into")
+    assert peer_a.process is not None and peer_a.process.wait() == 1
+    assert "pvpn" not in peer_a.host.run(["ip", "address"]).stdout
+    resolv_conf.write_text(said[1])
+    peer_a.start()
+    peer_a.meet(peer_b)
+    found = peer_a.host.run(resolving(resolv_conf, ["getent", "ahostsv4", "peer-b.pvpn"])).stdout
+    assert found.startswith("100."), found
 
 
 def test_what_carries_the_tunnel_stays_out_of_it(lab: Lab, key: Path, tmp_path: Path) -> None:
@@ -191,6 +262,7 @@ def test_a_lan_for_programs_that_know_no_proxy(lab: Lab, key: Path, tmp_path: Pa
     a_printer(lab, peer_b.host, tmp_path / "web")
     url = f"http://{PRINTER}:{PRINTER_PORT}/hello"
     assert until_curled(peer_a.host, url) == "hello from printer"
+    assert plain_datagram(peer_a.host, PRINTER) == "hello"
     assert LAN in peer_a.host.run(["ip", "route", "show", "dev", "pvpn0"]).stdout
     peer_a.kill()
     assert LAN not in peer_a.host.run(["ip", "route"]).stdout, "a killed process leaves no route behind"

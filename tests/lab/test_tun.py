@@ -15,7 +15,7 @@ from proxy_vpn.keys import NetworkKey, load_key_file, write_key_file
 from proxy_vpn.mesh.virtual import VirtualNetwork
 from tests.bench import usage
 from tests.lab.daemon import SOCKS_PORT, Daemon
-from tests.lab.hosts import Lab
+from tests.lab.hosts import Lab, resolving
 from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web, two_peers
 
 NET_BIND_SERVICE = 1 << 10
@@ -42,6 +42,11 @@ def addresses(daemon: Daemon) -> tuple[str, str]:
     return own["ipv4"], own["ipv6"]
 
 
+def name_server(daemon: Daemon) -> str:
+    """That inside its interface."""
+    return networks(daemon)[0]["range4"].replace(".0.0/16", ".0.53")
+
+
 @pytest.mark.parametrize(("a", "b"), [(["--tun"], ["--tun"]), (["--tun"], []), ([], ["--tun"])])
 def test_programs_reach_services_by_address(
     lab: Lab, key: Path, tmp_path: Path, a: Sequence[str], b: Sequence[str]
@@ -56,7 +61,7 @@ def test_programs_reach_services_by_address(
 
 def test_ping_and_names(lab: Lab, key: Path) -> None:
     peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
-    server = json.loads(peer_a.pvpn("status", "--json").stdout)["networks"][0]["range4"].replace(".0.0/16", ".0.53")
+    server = name_server(peer_a)
 
     def dig(*words: str) -> list[str]:
         return peer_a.host.run(["dig", "+short", "+time=5", "+tries=1", f"@{server}", *words]).stdout.split()
@@ -75,6 +80,45 @@ def test_ping_and_names(lab: Lab, key: Path) -> None:
     peer_a.wait_for("^- peer-b")
     lost = peer_a.host.run(["ping", "-c", "1", "-w", "10", v4], check=False)
     assert "Unreachable" in lost.stdout, lost.stdout
+
+
+def test_the_system_s_resolver_finds_peers(lab: Lab, key: Path, tmp_path: Path) -> None:
+    peer_a, peer_b = two_peers(lab, key, ["--tun"], [])
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text(f"nameserver {name_server(peer_a)}\n")
+    v4, v6 = addresses(peer_b)
+    for database, name, said in (
+        ("ahostsv4", "peer-b.pvpn", v4),
+        ("ahostsv6", "peer-b.home.pvpn", v6),
+        ("hosts", v4, "peer-b.home.pvpn"),
+        ("hosts", v6, "peer-b.home.pvpn"),
+    ):
+        assert said in peer_a.host.run(resolving(resolv_conf, ["getent", database, name])).stdout.split()
+    unknown = peer_a.host.run(resolving(resolv_conf, ["getent", "hosts", "nobody.pvpn"]), check=False)
+    assert unknown.returncode == 2
+
+
+def test_a_host_without_ipv6(lab: Lab, key: Path, tmp_path: Path) -> None:
+    near = lab.host("a")
+    near.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"])
+    peer_b = Daemon(lab.host("b"), key, "peer-b", "--no-dht", "--offer-exit").start()
+    options = ["--no-dht", "--peer", peer_b.endpoint, "--tun"]
+    peer_a = Daemon(near, key, "peer-a", *options).start()
+    peer_a.wait_for("! IPv6 is switched off on this host: pvpn0 leads to peers by IPv4 alone")
+    peer_a.meet(peer_b)
+    serve_web(peer_b.host, tmp_path / "web")
+    serve_web(near, tmp_path / "web")
+    assert curl(near, f"http://{addresses(peer_b)[0]}:8000/hello") == "hello from a"
+    assert curl(peer_b.host, "-x", f"socks5h://127.0.0.1:{SOCKS_PORT}", "http://peer-a:8000/hello") == "hello from a"
+    assert peer_a.pvpn("exec", "--", "curl", "-sS", "http://peer-b:8000/hello").stdout == "hello from a"
+    peer_a.stop()
+    # Off for new interfaces alone: what has it would be a way around an exit.
+    for each, value in (("all", 0), ("default", 1)):
+        near.run(["sysctl", "-qw", f"net.ipv6.conf.{each}.disable_ipv6={value}"])
+    near.run(["ip", "address", "replace", f"{near.address6}/64", "dev", "eth0", "nodad"])
+    peer_a.options += ["--exit", "peer-b"]
+    peer_a.begin()
+    peer_a.wait_for("IPv6 is switched off for new interfaces alone")
 
 
 def test_services_see_the_peer_and_refusals_are_refusals(lab: Lab, key: Path) -> None:
@@ -116,15 +160,23 @@ def open_files(daemon: Daemon) -> int:
     return len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
 
 
+def routes_inside(daemon: Daemon) -> list[str]:
+    """Those of its interface, to its own addresses too."""
+    words = ("route", "show", "table", "all", "dev", "pvpn0")
+    return [daemon.host.run(["ip", family, *words]).stdout for family in ("-4", "-6")]
+
+
 def test_a_thousand_connections_leave_nothing(lab: Lab, key: Path) -> None:
     peer_a, peer_b = two_peers(lab, key, ["--tun"], ["--tun"])
     serve_exchange(peer_b.host)
     there = addresses(peer_b)[0]
     before = [open_files(peer) for peer in (peer_a, peer_b)]
+    routes = [routes_inside(peer) for peer in (peer_a, peer_b)]
     peer_a.host.run([sys.executable, "-c", MANY, there, str(EXCHANGE_PORT)], timeout_s=60)
     for peer in (peer_a, peer_b):
         until(lambda peer=peer: json.loads(peer.pvpn("status", "--json").stdout)["interface_flows"] == 0)
     assert [open_files(peer) for peer in (peer_a, peer_b)] == before
+    assert [routes_inside(peer) for peer in (peer_a, peer_b)] == routes
 
 
 def test_hostile_packets(lab: Lab, key: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.keys import NetworkKey
 from proxy_vpn.mesh.flow import Flow, UdpFlow
 from proxy_vpn.mesh.names import START_S, START_WAIT_S, Router
+from proxy_vpn.mesh.virtual import VirtualNetwork
 from tests.support.mesh_world import KEY, Member, StreamSink, Wire, identity, pause, two_members
 from tests.support.virtual_loop import run_virtually
 
@@ -138,7 +139,10 @@ def test_what_can_be_no_peer_does_not_wait_at_the_start(host: str) -> None:
     route(scene, settled=False)
 
 
-@pytest.mark.parametrize("host", ["three", "three.pvpn", "three.home.pvpn"])
+THREE_AT = VirtualNetwork(KEY, bytes(32)).of(identity(3).id)
+
+
+@pytest.mark.parametrize("host", ["three", "three.pvpn", "three.home.pvpn", str(THREE_AT.v4), str(THREE_AT.v6)])
 def test_at_the_start_a_name_waits_for_its_peer(host: str) -> None:
     async def scene(router: Router, one: Member, two: Member) -> None:
         resolving = asyncio.ensure_future(router.resolve(host))
@@ -153,7 +157,7 @@ def test_at_the_start_a_name_waits_for_its_peer(host: str) -> None:
     route(scene, settled=False)
 
 
-def test_at_the_start_an_unknown_name_goes_direct_after_five_seconds_and_a_pvpn_name_fails() -> None:
+def test_at_the_start_an_unknown_name_goes_direct_after_five_seconds_and_what_is_ours_fails() -> None:
     async def scene(router: Router, one: Member, two: Member) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -163,6 +167,9 @@ def test_at_the_start_an_unknown_name_goes_direct_after_five_seconds_and_a_pvpn_
             await router.resolve("three.pvpn")
         assert caught.value.status is Status.NO_SUCH_NAME
         assert loop.time() - began == pytest.approx(2 * START_WAIT_S, abs=0.2)
+        with pytest.raises(FlowError, match="no peer has the address"):
+            await router.open_tcp(Target(str(THREE_AT.v4), 80))
+        assert loop.time() - began == pytest.approx(3 * START_WAIT_S, abs=0.3)
 
     route(scene, settled=False)
 

@@ -10,6 +10,7 @@ import pytest
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.mesh import routes
 from proxy_vpn.mesh.names import START_S, Router
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.routes import Offer, Ways, offered
@@ -19,6 +20,7 @@ from tests.support.mesh_world import Member, StreamSink, identity, pause, two_me
 from tests.support.virtual_loop import run_virtually
 
 LAN, WIDER = "192.168.7.0/24", "192.168.0.0/16"
+IS_THE_EXIT_S_TO_REFUSE = ("2001:0:101:101::1", "2001:4:112::1", "5f00::1", "192.0.2.1", "240.0.0.1", "64:ff9b::a00:1")
 
 
 def lead(scene: Callable[[Member, Member], Coroutine[Any, Any, None]], *networks: str, is_exit: bool = False) -> None:
@@ -71,19 +73,45 @@ def test_no_member_takes_the_place_of_a_lan_s_gateway() -> None:
         ways.attached = [ip_network("fd00::/8"), ip_network(LAN)]
         assert ways.through(gateway) is None and ways.through(beside) is not None
         assert [str(network) for network, _, _ in ways.accepted()] == ["192.168.8.0/24"]
-        ways.attached = [ip_network("192.168.7.0/31"), ip_network("192.168.8.1/32")]
-        assert ways.through(gateway) is not None, "one that is larger, or the same, leaves a LAN's own routes first"
-        assert ways.through(beside) is not None
+        ways.attached = [ip_network("192.168.7.0/31"), ip_network("192.168.8.0/25")]
+        assert ways.through(gateway) is None and ways.through(beside) is None, "the same, or a larger one"
+        assert ways.through("192.168.8.129") is not None
+        assert len(list(ways.accepted())) == 2, "a LAN's own routes go before them"
 
     lead(scene, "192.168.7.0/31", "192.168.8.0/24")
 
 
+def test_a_route_to_public_addresses_is_not_accepted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(one: Member, two: Member) -> None:
+        ways = Ways([one.mesh], True, "two")
+        one.mesh.roster.meet(bytes(32), "greedy").routes = offered(Routes(["1.0.0.0/8", "2600::/16", WIDER], False))
+        for host, name in (("1.1.1.1", "two"), ("2600::1", "two"), ("192.168.8.9", "greedy")):
+            way = ways.through(host)
+            assert way is not None and way[1].name == name
+        ways.exit_name = ""
+        assert ways.through("1.1.1.1") is ways.through("2600::1") is None
+        assert [record.getMessage() for record in caplog.records if record.name == routes.__name__] == [
+            "greedy leads to 1.0.0.0/8, which is no private network: that is not accepted"
+        ]
+
+    lead(scene, is_exit=True)
+
+
 def test_an_exit_takes_the_internet_and_nothing_goes_around_it() -> None:
     async def scene(one: Member, two: Member) -> None:
-        for host in ("1.1.1.1", "2606:4700::1111", "www.example", "nas"):
+        for host in ("1.1.1.1", "2606:4700::1111", "www.example", "nas", *IS_THE_EXIT_S_TO_REFUSE):
             assert through(one, host, exit_name="two") == "two"
             assert through(one, host) is None
-        for host in ("127.0.0.1", "192.168.1.1", "fe80::1%eth0", "localhost", "a.localhost."):
+        for host in (
+            "127.0.0.1",
+            "192.168.1.1",
+            "fd00::1",
+            "fe80::1",
+            "::1",
+            "fe80::1%eth0",
+            "localhost",
+            "a.localhost.",
+        ):
             assert through(one, host, exit_name="two") is None
         with pytest.raises(FlowError, match="nothing goes around it") as caught:
             through(one, "1.1.1.1", exit_name="three")

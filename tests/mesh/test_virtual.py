@@ -33,9 +33,10 @@ def test_every_machine_computes_the_same(here: bytes, there: bytes) -> None:
 def test_a_range_in_use_is_left_alone() -> None:
     first = VirtualNetwork(KEY, ONE)
     second = VirtualNetwork(KEY, ONE, [first.v4, ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
-    assert second.moved and not second.v4.overlaps(first.v4) and second.own.v6 == first.own.v6
+    assert second.moved and not second.is_crowded and not second.v4.overlaps(first.v4) and second.own.v6 == first.own.v6
     assert second.place(TWO) == first.place(TWO)
-    assert VirtualNetwork(KEY, ONE, [SHARED_SPACE]).v4 == first.v4  # nowhere to go
+    nowhere_to_go = VirtualNetwork(KEY, ONE, [SHARED_SPACE])
+    assert nowhere_to_go.v4 == first.v4 and nowhere_to_go.is_crowded and not nowhere_to_go.moved
 
 
 def test_of_two_with_one_address_the_second_moves_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
