@@ -95,6 +95,7 @@ class ServedDatagrams:
         self._way = way
         self._deliver = deliver
         self._forget = forget
+        self.closed = False
 
     def send(self, payload: bytes) -> None:
         """To the service."""
@@ -102,6 +103,7 @@ class ServedDatagrams:
 
     def close(self) -> None:
         """Idempotent."""
+        self.closed = True
         self._forget(self._way)
 
 

@@ -22,6 +22,10 @@ class DatagramFlow(Protocol):
     on_closed: Callable[[], None] | None
     on_refused: Callable[[], None] | None  # what was sent found nobody who listens
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, also before `on_closed` was there to hear it."""
+
     def send(self, payload: bytes) -> None:
         """Send one datagram, or drop it when it must be dropped."""
 
@@ -65,6 +69,11 @@ class UdpSocket:
     def bound(self) -> Address:
         """Where it is itself."""
         return Address(*self._sock.getsockname()[:2])
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return not self._open
 
     def send(self, payload: bytes) -> None:
         """Send, or drop when the kernel's buffer is full or the datagram too large."""

@@ -99,6 +99,9 @@ class UdpSessions(Generic[K]):
             _log.exception("opening a UDP flow failed")
             session.fail(FlowError(Status.INTERNAL, "opening a UDP flow failed"), self._loop.time())
             return
+        if flow.closed:  # in the turn of the loop in which it was opened
+            del self._sessions[key]
+            return
         session.flow = flow
 
         def on_datagram(payload: bytes) -> None:

@@ -30,6 +30,7 @@ PROCESS_GROWTH_LIMIT_BYTES = 256 << 20
 CHUNK_BYTES = 64 * 1024
 RESET_CODE = 1
 REFUSED_EVERY_S = 0.1
+EARLY_DATAGRAMS = 16
 BULK_WINDOW_BYTES = 128 * 1024
 BULK_WITHIN_S = 0.1
 _GRANT_FRACTION = 2
@@ -358,13 +359,17 @@ class Flow:
 
 
 class UdpFlow:
-    """A UDP flow to or from a peer: payloads in DATAGRAM frames, living as long as its stream."""
+    """A UDP flow to or from a peer: payloads in DATAGRAM frames, living as long as its stream.
+
+    What comes before `on_datagram` is first set, 16 payloads at most, is delivered then.
+    """
 
     def __init__(self, carrier: Carrier, stream_id: int, target: Target) -> None:
         self.stream_id = stream_id
         self.target = target
         self.peer_name = carrier.peer_name
-        self.on_datagram: Callable[[bytes], None] | None = None
+        self._on_datagram: Callable[[bytes], None] | None = None
+        self._early: deque[bytes] | None = deque(maxlen=EARLY_DATAGRAMS)
         self.on_closed: Callable[[], None] | None = None
         self.on_refused: Callable[[], None] | None = None
         self._carrier = carrier
@@ -372,6 +377,24 @@ class UdpFlow:
         self._parts = Reassembler()
         self._refuse_at = 0.0
         self._over = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, perhaps before whoever asked for it had it."""
+        return self._over
+
+    @property
+    def on_datagram(self) -> Callable[[bytes], None] | None:
+        """Who hears each payload."""
+        return self._on_datagram
+
+    @on_datagram.setter
+    def on_datagram(self, hear: Callable[[bytes], None] | None) -> None:
+        self._on_datagram = hear
+        early, self._early = self._early, None
+        if hear is not None:
+            for payload in early or ():
+                hear(payload)
 
     def send(self, payload: bytes) -> None:
         """Send one payload; lost like any datagram when there is no room."""
@@ -401,10 +424,14 @@ class UdpFlow:
         except WireError:
             return
         payload = self._parts.feed(number, index, count, part, now)
-        if payload is not None and self.on_datagram is not None and not self._over:
-            if self._line.watchers:
-                self._line.tell(Kind.DATAGRAM, self.stream_id, self.target, False, data=payload)
-            self.on_datagram(payload)
+        if payload is None or self._over:
+            return
+        if self._line.watchers:
+            self._line.tell(Kind.DATAGRAM, self.stream_id, self.target, False, data=payload)
+        if self._on_datagram is not None:
+            self._on_datagram(payload)
+        elif self._early is not None:
+            self._early.append(payload)
 
     def stream_received(self, data: bytes, end: bool) -> bool:
         """The stream carries its end, and that datagrams found nobody; False if the peer sends anything else."""

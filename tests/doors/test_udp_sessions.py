@@ -128,6 +128,39 @@ def test_a_flow_the_peer_ends_is_opened_anew() -> None:
     asyncio.run(main())
 
 
+def test_a_flow_that_ends_in_the_turn_in_which_it_opens_is_opened_anew() -> None:
+    async def main() -> None:
+        flows: list[MemoryUdp] = []
+        heard: list[bytes] = []
+
+        async def open_flow(key: str) -> DatagramFlow:
+            near, far = udp_pair()
+            far.on_datagram = heard.append
+            flows.append(near)
+            opened: asyncio.Future[DatagramFlow] = asyncio.get_running_loop().create_future()
+
+            def arrive() -> None:
+                opened.set_result(near)
+                if len(flows) == 1:
+                    near.close()
+
+            asyncio.get_running_loop().call_soon(arrive)
+            return await opened
+
+        sessions = UdpSessions(open_flow, lambda key, payload: None, 8)
+        sessions.send("a", b"lost with its flow")
+        for _turn in range(5):
+            await asyncio.sleep(0)
+        assert len(sessions) == 0
+        sessions.send("a", b"found")
+        for _turn in range(5):
+            await asyncio.sleep(0)
+        assert heard == [b"found"] and len(flows) == 2
+        await sessions.close()
+
+    asyncio.run(main())
+
+
 def test_failures_are_retried_but_not_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         bench = Bench()

@@ -13,6 +13,7 @@ from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowLost
 from proxy_vpn.mesh.flow import (
     CHUNK_BYTES,
+    EARLY_DATAGRAMS,
     FLOW_WINDOW_LIMIT_BYTES,
     IMPLIED_CREDIT_BYTES,
     PEER_GROWTH_LIMIT_BYTES,
@@ -532,6 +533,19 @@ def test_payloads_are_sent_and_joined_again() -> None:
             flow.frame_received(frame, 1.0)
     flow.frame_received(b"noise", 1.0)
     assert carrier.datagrams == [b"out"] and payloads == [b"small", bytes(3000), b""]
+
+
+def test_what_comes_before_anybody_listens_is_kept() -> None:
+    carrier = FakeCarrier()
+    flow = UdpFlow(carrier, STREAM, Target("peer-b", 53))
+    sent = [b"%d" % number for number in range(EARLY_DATAGRAMS + 2)]
+    for number, payload in enumerate(sent):
+        flow.frame_received(datagram_frames(STREAM, number, payload, 1000)[0], 1.0)
+    assert not flow.closed
+    flow.stream_received(b"", True)
+    payloads: list[bytes] = []
+    flow.on_datagram = payloads.append
+    assert flow.closed and payloads == sent[2:]
 
 
 @pytest.mark.parametrize("how", ["close", "end", "reset", "stop", "lost"])
