@@ -5,35 +5,40 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.lab.daemon import SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
 from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web, two_peers
+from tests.support.processes import Process
 
 LOST_S = 40.0
 BACK_S = 5.0
+ROLES = ("get", "put")
 
 
-@pytest.mark.parametrize("role", ["get", "put"])
-def test_the_far_peer_is_killed(lab: Lab, key: Path, role: str) -> None:
-    peer_a, peer_b = two_peers(lab, key)
-    server = serve_exchange(peer_b.host)
-    client = peer_a.exchange(role, "peer-b", EXCHANGE_PORT)
-    (client if role == "get" else server).wait_for("^flowing")
+def test_the_far_peer_is_killed(lab: Lab, key: Path) -> None:
+    peer_a, _, peer_b, clients = transfers(lab, key)
     peer_b.kill()
-    assert client.result(LOST_S)["end"] == "reset"
+    for client in clients:
+        assert client.result(LOST_S)["end"] == "reset"
+    assert peer_a.process is not None and peer_a.process.running
 
 
-@pytest.mark.parametrize("role", ["get", "put"])
-def test_the_near_peer_is_killed(lab: Lab, key: Path, role: str) -> None:
+def test_the_near_peer_is_killed(lab: Lab, key: Path) -> None:
     """The service learns it too: half an upload never looks like a whole one."""
+    peer_a, server, *_ = transfers(lab, key)
+    peer_a.kill()
+    for role in ROLES:
+        server.wait_for(rf'"role": "{role}".*"end": "reset"', LOST_S)
+
+
+def transfers(lab: Lab, key: Path) -> tuple[Daemon, Process, Daemon, list[Process]]:
+    """A transfer each way from peer-a to a service of peer-b, amid; the service and its clients."""
     peer_a, peer_b = two_peers(lab, key)
     server = serve_exchange(peer_b.host)
-    client = peer_a.exchange(role, "peer-b", EXCHANGE_PORT)
-    (client if role == "get" else server).wait_for("^flowing")
-    peer_a.kill()
-    server.wait_for(rf'"role": "{role}".*"end": "reset"', LOST_S)
+    clients = [peer_a.exchange(role, "peer-b", EXCHANGE_PORT) for role in ROLES]
+    clients[0].wait_for("^flowing")
+    server.wait_for("^flowing")
+    return peer_a, server, peer_b, clients
 
 
 def test_a_killed_peer_is_back_soon(lab: Lab, key: Path, tmp_path: Path) -> None:

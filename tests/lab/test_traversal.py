@@ -65,6 +65,8 @@ def test_without_a_third_peer_both_are_told_that_there_is_no_way(internet: Lab, 
     for near, far in ((pair.peer_a, pair.peer_b), (pair.peer_b, pair.peer_a)):
         near.wait_for(rf"^\+ {far.name} .*relay via peer-c", timeout_s=CONNECTED_S)
         assert near.output.count(NO_WAY) == 1 and NO_WAY not in near.pvpn("status").stdout
+    serve_exchange(pair.peer_b.host)
+    pair.peer_a.exchange("hold", "peer-b", EXCHANGE_PORT).wait_for("^holding")  # a flow is given up sooner than silence
     third.kill()
     for near, far in ((pair.peer_a, pair.peer_b), (pair.peer_b, pair.peer_a)):
         near.wait_for(rf"^! {NO_WAY} to .*{far.name}", timeout_s=LOST_S)
