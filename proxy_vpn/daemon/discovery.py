@@ -27,6 +27,7 @@ from proxy_vpn.net.lan import Lan
 from proxy_vpn.net.portmap import PortMapper
 from proxy_vpn.net.udp import Path
 
+LOCAL_KEPT_S = 10.0
 _NONCE_CONTEXT = b"pvpn1 port mapping"
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Discovery:
         self._meshes: Sequence[Mesh] = ()
         self._rendezvous: list[RendezvousHandle] = []
         self._ahead: Mapping[str, list[str]] = {}
+        self._local: list[Address] = []
+        self._local_until = 0.0
 
     async def look_ahead(self) -> None:
         """Look up now whatever is needed to find peers: soon the host's name servers may be behind one of them."""
@@ -83,6 +86,7 @@ class Discovery:
 
     def network_changed(self) -> None:
         """Addresses, links or routes are others now, or the host woke up."""
+        self._local_until = 0.0
         self.poke()
         if self.lan is not None:
             self.lan.network_changed()
@@ -98,8 +102,11 @@ class Discovery:
 
     def _local_addresses(self) -> list[Address]:
         """Where other hosts may reach this one; through our own TUN device nobody does."""
-        found = reachable_addresses(self._demux.addresses)
-        return [address for address in found if not any(mesh.is_virtual(address) for mesh in self._meshes)]
+        now = asyncio.get_running_loop().time()
+        if now >= self._local_until:  # asked every second by each network; a change is told
+            self._local_until = now + LOCAL_KEPT_S
+            self._local = reachable_addresses(self._demux.addresses)
+        return [address for address in self._local if not any(mesh.is_virtual(address) for mesh in self._meshes)]
 
     async def look_for_user_peers(self) -> None:
         """What `--peer` names: resolved again and again, because names move."""

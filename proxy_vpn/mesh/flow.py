@@ -231,12 +231,11 @@ class Flow:
 
     def pump(self, room: int) -> None:
         """Move at most `room` pending bytes, or the end, into the engine."""
-        room = min(room, self._send_limit - self._send_offset)
-        while self._pending and room > 0:
+        while self._pending and (most := min(room, self._send_limit - self._send_offset)) > 0:
             chunk = self._pending.popleft()
-            if len(chunk) > room:
-                self._pending.appendleft(chunk[room:])
-                chunk = chunk[:room]
+            if len(chunk) > most:
+                self._pending.appendleft(chunk[most:])
+                chunk = chunk[:most]
             room -= len(chunk)
             self._send(chunk, self._eof_wanted and not self._pending)
         if self._eof_wanted and not (self._eof_sent or self._pending or self._over):

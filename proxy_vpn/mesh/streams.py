@@ -292,6 +292,8 @@ class Streams:
 
     def broken(self, stream_id: int, *, sending: bool) -> None:
         """The peer reset its direction of a stream, or (`sending`) takes no more of ours."""
+        if not sending:
+            self._unfinished.pop(stream_id, None)
         stream = self._streams.get(stream_id)
         if isinstance(stream, Flow | UdpFlow | Opening):
             if sending:
@@ -341,10 +343,10 @@ class Streams:
 
     def finish_streams(self) -> None:
         """Ask for the end of streams whose FIN has not come though their end was told; called now and then."""
-        overdue = self._loop.time() - FIN_WAIT_S
-        for stream_id, told_at in list(self._unfinished.items()):
-            if told_at < overdue and stream_id not in self._streams:
-                del self._unfinished[stream_id]
+        now = self._loop.time()
+        for stream_id, asked_at in list(self._unfinished.items()):
+            if now - asked_at > FIN_WAIT_S and stream_id not in self._streams:
+                self._unfinished[stream_id] = now  # again, if the other end is not done with it yet
                 self.refuse_stream(stream_id)
 
     def take_grants(self) -> list[tuple[int, int]]:

@@ -155,9 +155,15 @@ class Link:
             return
         self._flushed_at = now
         self._flushing = True
-        self._send()
-        self._set_timer()
-        self._flushing = False
+        try:
+            self._send()
+            self._set_timer()
+        except Exception:
+            # As in `settle`; whoever has just written goes on with its work first.
+            _log.exception("a connection failed")
+            self._loop.call_soon(self.close, INTERNAL_ERROR, "")
+        finally:
+            self._flushing = False
 
     def _woken(self) -> None:
         self._wake = None
@@ -243,8 +249,8 @@ class Link:
         if self._closed or sum(map(len, frames)) > self.engine.datagram_room:
             return
         for frame in frames:
-            if self._framed_bytes and self._framed_bytes + len(frame) > self.frame_limit and self._can_send():
-                self._collect()
+            if self._framed_bytes + len(frame) > self.frame_limit and self._framed_bytes and not self._settling:
+                self._collect_apart()
             self._framed_bytes += len(frame)
             self.engine.send_datagram(frame)
         self.wake()
@@ -260,6 +266,12 @@ class Link:
         if self.path is not None and self.path.remote.relayed:
             return min(self.datagram_bytes, HANDSHAKE_DATAGRAM_BYTES)
         return self.datagram_bytes
+
+    def _collect_apart(self) -> None:
+        if self._can_send():
+            self._flushing = True
+            self._collect()
+            self._flushing = False
 
     def _collect(self) -> None:
         self._framed_bytes = 0

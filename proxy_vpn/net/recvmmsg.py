@@ -17,7 +17,7 @@ DATAGRAMS_LIMIT = 44  # what one GRO buffer holds of 1452 bytes
 DATAGRAM_BYTES = 65535
 ANCILLARY_BYTES = 64
 _ADDRESS_BYTES = 28
-_MSG_DONTWAIT = 0x40
+_MSG_DONTWAIT, _UDP_GRO = 0x40, 104
 _CMSG = struct.Struct("@Nii")
 _ALIGNMENT = struct.calcsize("@N")
 _SOCKADDR = struct.Struct("=HH")
@@ -98,6 +98,7 @@ class ManyReceiver:
             and self._names.startswith(name * count)
             and self._control.startswith(control * count)
             and not any(control[headers[0].message.control_length :])
+            and not any(kind == _UDP_GRO for level, kind, _ in ancillary(control) if level == socket.SOL_UDP)
         ):
             total = self.size * (count - 1) + lengths[-1]
             return [Received(bytes(self._data[:total]), self.size, name, control[: headers[0].message.control_length])]

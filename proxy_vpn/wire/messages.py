@@ -166,7 +166,7 @@ class _Tagged(msgspec.Struct, frozen=True):
 _tag_decoder = msgspec.msgpack.Decoder(_Tagged)
 _KNOWN_TAGS = frozenset(
     {
-        "welcome", "credit", "peers", "bye", "reach", "routes",
+        "welcome", "credit", "ended", "repaired", "peers", "bye", "reach", "routes",
         "relay-open", "relay-accepted", "relay-refused", "relay-incoming", "relay-close",
     }
 )  # fmt: skip

@@ -24,6 +24,7 @@ COUNT_LIMIT = 15
 # Eight full datagrams of 1452 bytes: larger packets save little more, and a lost datagram costs a packet.
 PACKET_BYTES = 11_490
 PADDING_SHARE = 4
+DATAGRAM_LIMIT_BYTES = 1500
 PACKET_LEAST_BYTES = 21  # of QUIC's: header, packet number, sample for the header's protection
 PENDING_LIMIT = 64
 PENDING_BYTES = 1 << 20
@@ -104,6 +105,8 @@ class Joiner:
             yield b"".join(run), len(run[0])
 
     def _packets(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+        if segment_bytes > DATAGRAM_LIMIT_BYTES:
+            return
         places = data[_PLACE::segment_bytes]
         numbers = data[_NUMBER_END - 1 :: segment_bytes]
         view = memoryview(data)
@@ -113,13 +116,10 @@ class Joiner:
             end = at + count
             # The whole train in its order, as it comes where nothing is lost: a look at two bytes of each datagram.
             if count > 1 and places[at:end] == _ORDERS[count] and numbers[at:end] == numbers[at : at + 1] * count:
-                starts = range(first, (end - 1) * segment_bytes, segment_bytes)
-                parts = [view[start + HEADER_BYTES : start + segment_bytes] for start in starts]
-                stop = min(end * segment_bytes, len(data)) - TRAILER_BYTES
-                stop -= int.from_bytes(data[stop : stop + TRAILER_BYTES], "big")
-                parts.append(view[(end - 1) * segment_bytes + HEADER_BYTES : stop])
-                self._finished(data[first + _ID_AT : first + _NUMBER_END])
-                yield data[first + _ID_AT : first + _ID_END], b"".join(parts)
+                starts = range(first, end * segment_bytes, segment_bytes)
+                self._finished(data[first + _ID_AT : first + HEADER_BYTES])
+                joined = b"".join([view[start + HEADER_BYTES : start + segment_bytes] for start in starts])
+                yield data[first + _ID_AT : first + _ID_END], _trimmed(joined)
                 at = end
                 continue
             packet = self._part(data[first : first + segment_bytes])
@@ -131,34 +131,35 @@ class Joiner:
         """The packet that this datagram completes."""
         if len(datagram) <= HEADER_BYTES:
             return None
-        number, place = datagram[_ID_AT:_NUMBER_END], datagram[_PLACE]
-        index, count = place >> 4, place & 15
-        if number in self._done or index > count or count < 2:
+        index, count = datagram[_PLACE] >> 4, datagram[_PLACE] & 15
+        train = datagram[_ID_AT:_NUMBER_END] + bytes((count,))
+        if train in self._done or index > count or count < 2:
             return None
-        pending = self._pending.get(number)
+        while len(self._pending) >= PENDING_LIMIT or self._held_bytes + len(datagram) > PENDING_BYTES:
+            self._drop(next(iter(self._pending)))
+        pending = self._pending.get(train)
         if pending is None:
-            while len(self._pending) >= PENDING_LIMIT or self._held_bytes > PENDING_BYTES:
-                self._drop(next(iter(self._pending)))
-            pending = self._pending[number] = _Pending(count)
-        if count != pending.count or index in pending.parts:
+            pending = self._pending[train] = _Pending(count)
+        if index in pending.parts:
             return None
         pending.parts[index] = datagram[HEADER_BYTES:]
         self._held_bytes += len(datagram)
         if len(pending.parts) < count:
             return None
-        self._drop(number)
-        self._finished(number)
+        self._finished(train)
         if count in pending.parts:
             self.repaired += 1
         return pending.join()
 
-    def _drop(self, number: bytes) -> None:
-        pending = self._pending.pop(number)
+    def _drop(self, train: bytes) -> None:
+        pending = self._pending.pop(train)
         self._held_bytes -= sum(len(part) + HEADER_BYTES for part in pending.parts.values())
 
-    def _finished(self, number: bytes) -> None:
-        """What still comes of this train is not the beginning of another."""
-        self._done[number] = None
+    def _finished(self, train: bytes) -> None:
+        """What still comes of this one, named by its ID, number and count, is not the beginning of another."""
+        if train in self._pending:
+            self._drop(train)
+        self._done[train] = None
         if len(self._done) > _DONE_REMEMBERED:
             del self._done[next(iter(self._done))]
 
@@ -181,9 +182,13 @@ class _Pending:
         if parity is not None:
             (missing,) = set(range(self.count)) - self.parts.keys()
             self.parts[missing] = _xor((parity, *self.parts.values()), len(parity))
-        joined = b"".join(self.parts[index] for index in range(self.count))
-        end = len(joined) - TRAILER_BYTES
-        return joined[: max(end - int.from_bytes(joined[end:], "big"), 0)]
+        return _trimmed(b"".join(self.parts[index] for index in range(self.count)))
+
+
+def _trimmed(joined: bytes) -> bytes:
+    """Without the zeros at the end and their number."""
+    end = len(joined) - TRAILER_BYTES
+    return joined[: max(end - int.from_bytes(joined[end:], "big"), 0)]
 
 
 def _xor(parts: Iterable[bytes], size: int) -> bytes:

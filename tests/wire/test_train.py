@@ -61,6 +61,41 @@ def test_trains_that_the_kernel_joined_come_as_one_run(parity: bool) -> None:
     assert b"".join(run for run, _ in runs) == b"".join(packets[0 if parity else 1 :])
 
 
+@pytest.mark.parametrize("datagram_bytes", [1200, 1312, 1452])
+def test_no_length_comes_out_wrong_whole_or_in_parts(datagram_bytes: int) -> None:
+    step = datagram_bytes - HEADER_BYTES
+    lengths = {count * step + more for count in range(1, 12) for more in range(-4, 5)} - set(range(datagram_bytes + 1))
+    for size in sorted(lengths):
+        for parity in (False, True):
+            sent = packet(size)
+            datagrams = Splitter().split(sent, datagram_bytes, parity)
+            assert list(Joiner().feed(b"".join(datagrams), len(datagrams[0]))) == [(sent, size)]
+            assert fed(Joiner(), datagrams) == [sent]
+
+
+def test_what_no_path_carries_is_no_train() -> None:
+    """Engines raise at more than 65535 bytes, and parts are not authenticated."""
+    head = b"\x40" + train_id(ID) + b"\0\0\1"
+    large = [head + bytes((index << 4 | 15,)) + b"\x41" + ID + bytes(4_374) for index in range(15)]
+    joiner = Joiner()
+    assert fed(joiner, large) == [] and not joiner._pending
+    begun = [b"\x40" + train_id(ID) + number.to_bytes(3, "big") for number in range(PENDING_LIMIT)]
+    for index in range(14):
+        for each in begun:
+            assert fed(joiner, [each + bytes((index << 4 | 15,)) + bytes(1_487)]) == []
+            assert joiner._held_bytes <= PENDING_BYTES
+
+
+def test_tiny_parts_that_somebody_adds_keep_no_train_from_coming_together() -> None:
+    splitter, joiner = Splitter(), Joiner()
+    trains = [splitter.split(packet(11_000, seed), DATAGRAM_BYTES, False) for seed in range(8)]
+    for datagrams in trains:
+        number = datagrams[0][:12]
+        assert fed(joiner, [number + bytes((15,)) + b"x", number + b"\x02" + b"xx", number + b"\x12" + b"xx"]) == []
+    for seed, datagrams in enumerate(trains):
+        assert fed(joiner, datagrams) == [packet(11_000, seed)]
+
+
 def test_runs_end_with_a_shorter_packet_and_before_a_longer_one() -> None:
     splitter = Splitter()
     lengths = [9_000, 9_000, 5_000, 9_000, 11_000]
