@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from proxy_vpn.addresses import Address
@@ -37,6 +38,7 @@ class OwnListeners:
         return False
 
 
+@lru_cache(maxsize=256)
 def _plain(address: Address) -> Address:
     ip = ip_address(address.ip.partition("%")[0])
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:

@@ -254,6 +254,10 @@ class Session:
     def path_heard(self, path: Path) -> None:
         self._owner.session_path_heard(self, path)
 
+    @property
+    def waits_for_room(self) -> bool:
+        return self.state is not State.LIVE or self.streams.waits
+
     def room_available(self) -> bool:
         limits = self.streams.take_grants()
         if limits:

@@ -356,6 +356,11 @@ class Streams:
         grants, self._grants = list(self._grants.items()), {}
         return grants
 
+    @property
+    def waits(self) -> bool:
+        """Whether a flow, an end or a grant is to be sent."""
+        return bool(self._ready or self._grants or self._ends)
+
     def pump(self) -> bool:
         """Give the engine one more chunk, of the flow whose turn it is; False if it got none."""
         room = min(self.link.engine.room, self.link.chunk_bytes) if self._ready and not self.link.closed else 0

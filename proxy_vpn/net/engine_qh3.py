@@ -23,6 +23,7 @@ from qh3.quic.tls_bridge import QuicTlsBridge
 
 from proxy_vpn.net.engine import (
     DATAGRAM_BURST_BYTES,
+    LONG_HEADER_BIT,
     PEER_ADDRESS,
     STREAMS_LIMIT,
     Engine,
@@ -41,6 +42,9 @@ _UNI_STREAMS_LIMIT = 0
 _PAYLOAD_LIMIT_BYTES = 65527  # it would allow 1472, though it takes any
 _TRANSPORT_PARAMETERS_BYTES = 4096
 _UNPACED_TIMERS = ("idle", "loss_detection")  # the earliest timer: so the pacer holds nothing back
+_ACK_TIMER, _PACING_TIMER = "ack_application", "pacing"
+_STREAMS_A_PACKET = 16
+_SHORT_BYTES = 1024
 
 
 class _Bridge(QuicTlsBridge):
@@ -57,7 +61,7 @@ class _Bridge(QuicTlsBridge):
 
 
 class _Frames:
-    """Whether the core may have put frames aside.
+    """Whether the core may have put frames aside, and whether it is worth while to poll it.
 
     It takes them from streams only when polled with room for a datagram in the congestion window or with a probe due,
     and sends what it holds as long as there is room. So none is aside after polls that ended with room, nor if no
@@ -66,29 +70,47 @@ class _Frames:
 
     def __init__(self, core: Any) -> None:
         self.aside = False
+        self.is_due = True
         self._core = core
         self._work = False
+        self._added = 0
+        self._resends = False
         self._lost = (0, 0)
 
     def added(self) -> None:
         """A stream has something to send."""
-        self._work = True
+        self._work = self.is_due = True
+        self._added += 1
 
     def polling(self) -> None:
         """The core is about to be polled."""
         lost = (self._core.loss_total, self._core.pto_total)
         if lost != self._lost:
             self._lost = lost
-            self._work = True
+            self._work = self._resends = True
 
-    def polled(self, size: int) -> None:
-        """The core has no more to send now, in datagrams of `size` bytes."""
-        if not self._work:
-            return
+    def all_in(self, datagram: bytes) -> bool:
+        """Whether it can tell from the last datagram that there is no other: a short one took all there was."""
+        return (
+            len(datagram) < _SHORT_BYTES
+            and not self._resends
+            and self._added <= _STREAMS_A_PACKET
+            and not datagram[0] & LONG_HEADER_BIT
+            and not self._core.get_send_buffer_size(None)
+        )
+
+    def polled(self, size: int, *, all_in: bool) -> None:
+        """The core has no more to send now, in datagrams of `size` bytes; it said so unless we knew (`all_in`)."""
         core = self._core
-        self.aside = core.congestion_window < core.bytes_in_flight + size and core.state == "connected"
-        if not self.aside and core.get_timer()[0] in _UNPACED_TIMERS and not core.get_send_buffer_size(None):
-            self._work = False
+        self._added = 0
+        timer = core.get_timer()
+        kind = timer[0] if timer is not None else ""
+        unsent = core.get_send_buffer_size(None) > 0
+        if self._work:
+            self.aside = core.congestion_window < core.bytes_in_flight + size and core.state == "connected"
+            self._work = all_in or self.aside or unsent or kind not in _UNPACED_TIMERS
+            self._resends = self._resends and self._work
+        self.is_due = self.aside or unsent or kind == _PACING_TIMER
 
 
 class _Connection(QuicConnection):
@@ -146,6 +168,34 @@ class _Connection(QuicConnection):
         )
         return self._tls
 
+    def must_poll(self) -> None:
+        """There may be something to send besides what streams have."""
+        if self._core is not None:
+            self.frames.is_due = True
+
+    def handle_timer(self, now: float) -> None:
+        self.must_poll()
+        # Polling sends acknowledgements that are due; those which its timer queues would wait for the pacer.
+        timer = None if self._core is None else self._core.get_timer()
+        if timer is None or timer[0] != _ACK_TIMER:
+            super().handle_timer(now)
+
+    def send_datagram_frame(self, data: bytes) -> None:
+        super().send_datagram_frame(data)
+        self.must_poll()
+
+    def send_ping(self, uid: int) -> None:
+        super().send_ping(uid)
+        self.must_poll()
+
+    def request_key_update(self) -> None:
+        super().request_key_update()
+        self.must_poll()
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        super().close(*args, **kwargs)
+        self.must_poll()
+
     def _log_datagram(self, event: str, data: bytes) -> None:
         pass
 
@@ -167,6 +217,7 @@ class _Connection(QuicConnection):
     def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> bool:
         """GRO buffers go to the native core whole; True if it accepted a packet."""
         report = self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
+        self.frames.is_due = True
         self._drain_core()
         return report[_ACCEPTED] > 0
 
@@ -198,7 +249,7 @@ class _Connection(QuicConnection):
     def paces(self) -> bool:
         """Whether its own pacer is what stream data waits for."""
         timer = None if self._core is None else self._core.get_timer()
-        return timer is not None and timer[0] == "pacing" and self.unsent > 0
+        return timer is not None and timer[0] == _PACING_TIMER and self.unsent > 0
 
     @property
     def unsent(self) -> int:
@@ -217,14 +268,15 @@ class _Connection(QuicConnection):
 
     def poll(self, now: float) -> list[bytes]:
         """The datagrams to send."""
-        if self._core is None:
+        if self._core is None or not self.frames.is_due:
             return []
         poll = self._core.poll_transmit
-        datagrams = []
+        datagrams, all_in = [], False
         self.frames.polling()
-        while (transmit := poll(now)) is not None:
+        while not all_in and (transmit := poll(now)) is not None:
             datagrams.append(transmit[0])
-        self.frames.polled(self.size)
+            all_in = self.frames.all_in(transmit[0])
+        self.frames.polled(self.size, all_in=all_in)
         return datagrams
 
 
@@ -254,6 +306,7 @@ class Qh3Engine(Engine):
             return fresh
         for start in range(0, len(data), segment_bytes):
             self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
+        self._quic.must_poll()
         return False
 
     def deliver(self, handler: EngineHandler, now: float) -> None:

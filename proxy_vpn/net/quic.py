@@ -36,6 +36,9 @@ PROBE_TIMEOUT_LIMIT_S = 20.0
 INTERNAL_ERROR = 0x104
 SEND_ROUNDS_LIMIT = 256
 RESEND_FIRST_S = (0.2, 0.4)
+ANSWERED_BYTES = 1200
+ACK_DELAY_S = 0.001  # the least of what engines wait with an acknowledgement
+LOSS_LEAST_S = 0.025  # and before they take a packet for lost (RFC 9002, section 6.2.1: the peer's own delay)
 WINDOW_PACKETS = 8
 UNPACED_PACKETS = 20
 TOGETHER_S = 0.0001
@@ -55,6 +58,10 @@ class LinkHandler(EngineHandler, Protocol):
 
     def room_available(self) -> bool:
         """The engine has room for stream data: give it one more chunk; False if there is nothing to give."""
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether there is something to give it."""
 
     def path_heard(self, path: Path) -> None:
         """An authentic new datagram of this connection came from another `path` than the current one."""
@@ -91,6 +98,8 @@ class Link:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._settling = self._flushing = False
+        self._fed_bytes = 0
+        self._has_news = False
         self._flushed_at = 0.0
         self._spins = 0
         self._pacer = Pacer()
@@ -137,6 +146,7 @@ class Link:
             self._fail(error)
             return
         if fresh:
+            self._fed_bytes += len(data)
             self.received_at = now
             self._unanswered_since = 0.0
             if path != self.path:
@@ -144,7 +154,9 @@ class Link:
 
     def wake(self) -> None:
         """There is something to send or to say: settle at the end of this turn of the loop."""
-        if self._wake is None and not (self._closed or self._settling):  # which ends with a look at what there is
+        if self._settling:
+            self._has_news = True  # it ends with a look at what there is
+        elif self._wake is None and not self._closed:
             self._wake = self._loop.call_soon(self._woken)
 
     def flush(self) -> None:
@@ -157,7 +169,7 @@ class Link:
         self._flushing = True
         try:
             self._send()
-            self._set_timer()
+            self._set_timer(0.0 if self.engine.backlog else LOSS_LEAST_S)
         except Exception:
             # As in `settle`; whoever has just written goes on with its work first.
             _log.exception("a connection failed")
@@ -184,12 +196,17 @@ class Link:
             self._settling = False
 
     def _settle(self) -> None:
+        fed_bytes, self._fed_bytes = self._fed_bytes, 0
+        self._has_news = False
         self.engine.deliver(self._handler, self._loop.time())
         lost = self.engine.lost
         if lost != self._lost:
             self._lost = lost
             if not self._pacer.queued(self.engine.rtt_s):
                 self.trains.expect_losses(self._loop.time())
+        elif 0 < fed_bytes <= ANSWERED_BYTES and not self._has_something():
+            self._set_timer(ACK_DELAY_S)
+            return
         for _ in range(SEND_ROUNDS_LIMIT):
             if self._closed:
                 return
@@ -203,6 +220,10 @@ class Link:
         else:
             self._wake = self._wake or self._loop.call_soon(self._woken)
         self._set_timer()
+
+    def _has_something(self) -> bool:
+        """Whether more than an acknowledgement may be sent now; that alone waits for an answer to go with (1 ms)."""
+        return self._has_news or self._closed or self._handler.waits_for_room or self.engine.backlog > 0
 
     def _in_time(self) -> bool:
         """Whether more stream data may leave now; if not, it is tried again when it may."""
@@ -394,11 +415,16 @@ class Link:
     def closed(self) -> bool:
         return self._closed
 
-    def _set_timer(self) -> None:
-        at = None if self._closed else self.engine.timer()
-        if at is None:
+    def _set_timer(self, least_s: float = 0.0) -> None:
+        """Let the loop call when the engine wants it, which is not before `least_s` from now."""
+        if self._closed:
             return
         now = self._loop.time()
+        if self._timer is not None and self._timer_at <= now + least_s:
+            return
+        at = self.engine.timer()
+        if at is None:
+            return
         if at < now + _TIMER_PAUSE_S:
             if self._spins < SPINS_LIMIT and self._wake is None and self.engine.paces:
                 # Its pacer holds something back for microseconds; the loop's timers would make a millisecond of it.
@@ -406,7 +432,7 @@ class Link:
                 self._wake = self._loop.call_soon(self._woken)
             # An engine may ask for a time that is past already, again and again while it waits for something else.
             at = now + _TIMER_PAUSE_S
-        if self._timer is not None and not self._timer.cancelled() and self._timer_at <= at + _TIMER_SLACK_S:
+        if self._timer is not None and self._timer_at <= at + _TIMER_SLACK_S:
             return  # it fires first and is set again then: cheaper than moving it with every packet
         if self._timer is not None:
             self._timer.cancel()

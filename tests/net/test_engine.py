@@ -20,6 +20,7 @@ from proxy_vpn.net.engine import (
 )
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.wire.membership import channel_binding
+from proxy_vpn.wire.train import PACKET_BYTES
 from tests.support.engine_pair import ENGINES, PAIRINGS, START_S, EnginePair, hostile
 
 LARGE = 1452
@@ -379,3 +380,13 @@ def test_prefixes_of_a_long_header_are_refused() -> None:
             long_destination(initial()[:size])
         with pytest.raises(WireError):
             initial_destination(initial()[:size])
+
+
+@engines
+def test_small_packets_are_not_spread_over_round_trips(name: str) -> None:
+    pair = EnginePair(name, name, size=PACKET_BYTES, latency_s=0.02).handshake()
+    engine = pair.client.engine
+    for _ in range(20):
+        assert not engine.transmit(pair.now)
+    engine.send(engine.open_stream(), b"!")
+    assert len(engine.transmit(pair.now)) == 1

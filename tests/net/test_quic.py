@@ -45,6 +45,10 @@ class Handler(RecordingHandler):
         self.rooms = 0
         self.feed: list[tuple[int, bytes, bool]] = []
 
+    @property
+    def waits_for_room(self) -> bool:
+        return bool(self.feed)
+
     def room_available(self) -> bool:
         self.rooms += 1
         if self.feed:
@@ -182,6 +186,26 @@ def test_bytes_flow_both_ways_as_room_permits(engines: tuple[str, str]) -> None:
                 await far.until_ended(stream_id)
                 assert far.data[stream_id] == b"".join(bytes([number]) * 50_000 for number in range(20))
                 assert near.link.sent_bytes > 1_000_000 and far.link.received_bytes > 1_000_000
+
+    run_virtually(main())
+
+
+@pairings
+def test_an_answer_takes_the_acknowledgement_along_and_none_is_late(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines, LARGE) as (wire, _, _, client, server):
+            wire.latency_s = 0.0002
+            stream_id = client.link.engine.open_stream()
+            wire.recording = True
+            wire.seen.clear()
+            for number in range(1, 41):
+                for near, far in ((client, server), (server, client)):
+                    near.link.engine.send(stream_id, b"!")
+                    near.link.flush()
+                    await far.until(lambda handler: len(handler.data.get(stream_id, b"")) == number)  # noqa: B023
+            assert len(wire.seen) <= 110
+            await asyncio.sleep(2 * wire.latency_s + 0.005)
+            assert not (client.link.engine.unacknowledged or server.link.engine.unacknowledged)
 
     run_virtually(main())
 
