@@ -12,8 +12,9 @@ from proxy_vpn.doors.linger import Linger
 from proxy_vpn.doors.sendqueue import SendQueue
 from proxy_vpn.errors import FlowLost
 from proxy_vpn.mesh.duplex import Sink
+from proxy_vpn.net.turns import TURNS
 
-READ_BYTES = 256 * 1024
+READ_BYTES, SHORT_READ_BYTES = 256 * 1024, 64 * 1024
 WINDOW_BYTES = 512 * 1024
 RESUME_BYTES = 256 * 1024
 
@@ -139,7 +140,7 @@ class TcpDuplex:
 
     def _on_readable(self) -> None:
         try:
-            data = self._sock.recv(READ_BYTES)
+            data = self._sock.recv(SHORT_READ_BYTES if TURNS.are_short(self._loop.time()) else READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:

@@ -25,10 +25,11 @@ from proxy_vpn.doors.tun_table import MAX_CONNECTIONS
 from proxy_vpn.doors.tun_tcp import MakeSocket, TunTcp, socket_here
 from proxy_vpn.doors.tun_udp import ServedDatagrams, TunUdp, Way, way_of
 from proxy_vpn.errors import FlowError
+from proxy_vpn.net.turns import TURNS
 from proxy_vpn.wire.fragments import Reassembly
 from proxy_vpn.wire.packet import ICMP, ICMPV6, TCP, UDP, VNET_BYTES, Packet, parse
 
-PACKETS_A_TURN: Final = 64  # before others on the event loop have their turn
+PACKETS_A_TURN, SHORT_TURN_PACKETS = 64, 16  # before others on the event loop have their turn
 MAX_ASKING: Final = 256  # echoes and name queries in flight
 FINISH_S: Final = 30.0
 FINISH_EVERY_S: Final = 0.05
@@ -97,7 +98,7 @@ class TunDoor:
         """Break what is open and give the device back: interface, addresses and routes go with it. Idempotent."""
         await self._tcp.close()
         if self._device.fileno() >= 0:
-            for _turn in range(MAX_CONNECTIONS // PACKETS_A_TURN):
+            for _turn in range(MAX_CONNECTIONS // SHORT_TURN_PACKETS):
                 self._on_readable()  # resets, which programs would wait for otherwise
             self._loop.remove_reader(self._device.fileno())
         tasks = [*self._asking, *([self._loading] if self._loading else [])]
@@ -129,7 +130,7 @@ class TunDoor:
 
     def _on_readable(self) -> None:
         now = self._loop.time()
-        for _turn in range(PACKETS_A_TURN):
+        for _turn in range(SHORT_TURN_PACKETS if TURNS.are_short(now) else PACKETS_A_TURN):
             try:
                 size = self._device.read_into(self._buffer)
             except (BlockingIOError, InterruptedError):

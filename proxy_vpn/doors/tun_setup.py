@@ -20,6 +20,7 @@ MTU: Final = 1280
 # Other routes to the same network, the host's own LAN above all, go first.
 METRIC: Final = 5000
 DEVICE_NAME: Final = "pvpn%d"
+RECEIVE_BUFFER_BYTES: Final = 128 * 1024
 _BACKLOG: Final = 1024
 _NO_DETECTION: Final = 2  # IFA_F_NODAD: nobody else can have it, and until the kernel knows that it can't be bound
 _NOT_GENERATED: Final = 1  # IN6_ADDR_GEN_MODE_NONE: no link-local address, and no solicitations from it
@@ -151,6 +152,8 @@ def _listener(ip: str) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        # What programs send ahead of us waits in the device, in front of everybody else's packets.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         sock.bind((ip, 0))
         sock.listen(_BACKLOG)
     except OSError as error:

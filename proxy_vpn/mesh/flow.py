@@ -21,6 +21,7 @@ from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowLost, Status, WireError
 from proxy_vpn.mesh.duplex import Sink
 from proxy_vpn.mesh.tap import Kind, Line
+from proxy_vpn.net.turns import SMALL_BYTES, TURNS
 from proxy_vpn.wire.messages import Reassembler, split_datagram
 
 IMPLIED_CREDIT_BYTES = 64 * 1024
@@ -157,6 +158,7 @@ class Flow:
         self._send_offset = sent
         self._send_limit = IMPLIED_CREDIT_BYTES
         self._pending: deque[memoryview] = deque()
+        self._sends_small = True
         self._eof_wanted = self._eof_sent = self._eof_received = self._eof_delivered = False
         self._inbox: list[bytes] = []
         self._error: FlowLost | None = None
@@ -181,6 +183,7 @@ class Flow:
     def write(self, data: bytes | memoryview) -> None:
         if self._over or self._eof_wanted or not data:
             return
+        self._note_size(len(data))
         if (
             not self._pending
             and len(data) <= self._send_limit - self._send_offset
@@ -191,6 +194,13 @@ class Flow:
         view = memoryview(data)
         self._pending.extend(view[at : at + CHUNK_BYTES] for at in range(0, len(view), CHUNK_BYTES))
         self._become_ready()
+
+    def _note_size(self, size: int) -> None:
+        """The rest of something large is no small message."""
+        is_small = size < SMALL_BYTES
+        if is_small and self._sends_small:
+            TURNS.hurry(self._carrier.now())
+        self._sends_small = is_small
 
     def write_eof(self) -> None:
         if not (self._over or self._eof_wanted):
@@ -398,6 +408,8 @@ class UdpFlow:
     def send(self, payload: bytes) -> None:
         """Send one payload; lost like any datagram when there is no room."""
         if not self._over:
+            if len(payload) < SMALL_BYTES:
+                TURNS.hurry(self._carrier.now())
             if self._line.watchers:
                 self._line.tell(Kind.DATAGRAM, self.stream_id, self.target, True, data=payload)
             self._carrier.send_flow_datagram(self.stream_id, payload)

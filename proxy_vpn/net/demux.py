@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proxy_vpn.addresses import Address
+from proxy_vpn.net.turns import TURNS
 from proxy_vpn.net.udp import Path, UdpSocket
 from proxy_vpn.wire.seal import is_sealed
 
-BATCHES_PER_TURN = 32
+BATCHES_PER_TURN, SHORT_TURN_BATCHES = 32, 8
 _FIXED_BIT, _LONG_BIT = 0x40, 0x80
 
 
@@ -120,7 +121,7 @@ class Demultiplexer:
 
     def _readable(self, socket: UdpSocket) -> None:
         touched: dict[int, LinkReceiver] = {}
-        for _ in range(BATCHES_PER_TURN):
+        for _ in range(SHORT_TURN_BATCHES if TURNS.are_short(self._loop.time()) else BATCHES_PER_TURN):
             batches = socket.receive()
             if not batches:
                 break

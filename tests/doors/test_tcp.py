@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from proxy_vpn.doors.tcp import READ_BYTES, WINDOW_BYTES, TcpDuplex
+from proxy_vpn.doors.tcp import READ_BYTES, SHORT_READ_BYTES, WINDOW_BYTES, TcpDuplex
+from proxy_vpn.net.turns import Turns
 from tests.support.duplex_pair import RecordingSink
 from tests.support.loopback import break_off, receive, receive_all, send, tcp_pair
 
@@ -95,6 +96,33 @@ def test_a_sink_that_does_not_consume_is_not_flooded() -> None:
             await sink.until(lambda s: len(s.data) == len(BULK) * 8)
             await sending
             assert sink.data == BULK * 8
+            duplex.abort()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_a_full_socket_takes_less_of_a_turn_while_somebody_waits(
+    hurried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns()
+    monkeypatch.setattr("proxy_vpn.doors.tcp.TURNS", turns)
+
+    async def main() -> None:
+        ours, theirs = tcp_pair(buffer_bytes=2 * READ_BYTES)
+        with theirs:
+            theirs.setblocking(False)
+            while True:
+                try:
+                    theirs.send(BULK)
+                except BlockingIOError:
+                    break
+            duplex = TcpDuplex(ours)
+            if hurried:
+                turns.hurry(asyncio.get_running_loop().time())
+            sink = RecordingSink(duplex, eager=False)
+            await sink.until(lambda s: s.data)
+            assert (len(sink.data) <= SHORT_READ_BYTES) is hurried
             duplex.abort()
 
     asyncio.run(main())

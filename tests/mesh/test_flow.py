@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -23,9 +24,12 @@ from proxy_vpn.mesh.flow import (
     UdpFlow,
 )
 from proxy_vpn.mesh.tap import untapped
+from proxy_vpn.net.turns import HURRY_S, SMALL_BYTES, TURNS
 from proxy_vpn.wire.messages import datagram_frames
 
 STREAM = 4
+# The process's turns are one for all tests: each reads them at times of its own.
+CLOCKS = itertools.count(1000.0, 10.0)
 LOST = FlowLost("the connection was lost")
 
 
@@ -586,3 +590,25 @@ def test_bytes_on_a_udp_flows_stream_are_a_fault_of_the_peer() -> None:
     flow, _, _, _ = udp_bench()
     assert not flow.stream_received(b"what?", False)
     assert flow.stream_received(b"", False)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "hurried"),
+    [([1], True), ([SMALL_BYTES], False), ([CHUNK_BYTES, 1], False), ([CHUNK_BYTES, 1, 1], True)],
+)
+def test_small_messages_keep_turns_short_and_the_rest_of_large_ones_does_not(sizes: list[int], hurried: bool) -> None:
+    flow, carrier, _ = bench()
+    carrier.clock_s = next(CLOCKS)
+    for size in sizes:
+        flow.write(bytes(size))
+    assert TURNS.are_short(carrier.now()) is hurried
+    assert not TURNS.are_short(carrier.now() + HURRY_S)
+    assert not TURNS.are_short(carrier.now() - HURRY_S / 2)  # a clock of another loop's
+
+
+def test_datagrams_keep_turns_short() -> None:
+    carrier = FakeCarrier()
+    carrier.clock_s = next(CLOCKS)
+    assert not TURNS.are_short(carrier.now())
+    UdpFlow(carrier, STREAM, Target("peer-b", 53)).send(b"?")
+    assert TURNS.are_short(carrier.now())

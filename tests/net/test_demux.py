@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from proxy_vpn.addresses import Address
-from proxy_vpn.net.demux import Demultiplexer, LinkReceiver
+from proxy_vpn.net.demux import SHORT_TURN_BATCHES, Demultiplexer, LinkReceiver
+from proxy_vpn.net.turns import Turns
 from proxy_vpn.net.udp import Path, UdpSocket
 
 WAIT_S = 10.0
@@ -234,6 +235,22 @@ def test_two_sockets_of_one_family_both_receive_answer_and_close() -> None:
                 one.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_a_turn_is_shorter_while_somebody_waits(hurried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+    monkeypatch.setattr("proxy_vpn.net.demux.TURNS", turns)
+
+    async def test(bench: Bench) -> None:
+        if hurried:
+            turns.hurry(asyncio.get_running_loop().time())
+        # Each longer than the one before: none are joined.
+        await bench.send(*(short(ID_A, bytes(30 + number)) for number in range(2 * SHORT_TURN_BATCHES)))
+        assert len(bench.a.received) == 2 * SHORT_TURN_BATCHES
+        assert (bench.a.settled > 1) is hurried
+
+    run(test)
 
 
 def test_a_full_kernel_holds_links_back_and_wakes_them() -> None:
