@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_network
@@ -19,8 +19,7 @@ from proxy_vpn.doors import capabilities
 from proxy_vpn.doors.dns_elsewhere import RESOLV_CONF, ExitResolver, HostResolver, name_servers
 from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.tun import TunDoor
-from proxy_vpn.doors.tun_device import TunDevice
-from proxy_vpn.doors.tun_setup import TunPlan, change_routes, set_up
+from proxy_vpn.doors.tun_setup import Interface, TunPlan, change_routes, set_up
 from proxy_vpn.errors import FlowError, StateError, Status
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.names import Router
@@ -41,47 +40,62 @@ _INTERNET: Final = tuple(ip_network(half) for half in ("0.0.0.0/1", "128.0.0.0/1
 def plan(meshes: Sequence[Mesh], to_exit: bool = False) -> TunPlan:
     """An interface with this machine's addresses in all networks; `to_exit`: the internet goes through it too."""
     addresses: list[IPv4Interface | IPv6Interface] = []
+    guarded: list[IPv4Network | IPv6Network] = []
     dns: list[str] = []
     for virtual in (mesh.virtual for mesh in meshes):
         addresses.append(IPv4Interface((virtual.own.v4, virtual.v4.prefixlen)))
         addresses.append(IPv6Interface((virtual.own.v6, virtual.v6.prefixlen)))
+        # A range that others have too: what comes from their machines must come in.
+        guarded += [IPv4Network(virtual.own.v4) if virtual.is_crowded else virtual.v4, virtual.v6]
         dns += [str(virtual.dns.v4), str(virtual.dns.v6)]
+    made = TunPlan(tuple(addresses), dns=tuple(dns), guarded=tuple(guarded))
     if not to_exit:
-        return TunPlan(tuple(addresses), dns=tuple(dns))
+        return made
     # A name server on the host's own LAN would see every name: it is asked no more, and the exit's are.
     servers = tuple(ip for ip in name_servers() if not ip_address(ip).is_loopback)
     hosts = tuple(ip_network(ip) for ip in servers)
-    return TunPlan(tuple(addresses), routes=(*_INTERNET, *hosts), dns=tuple(dns), other_dns=servers)
+    return replace(made, routes=(*_INTERNET, *hosts), other_dns=servers)
 
 
 def enclosed_plan(meshes: Sequence[Mesh], only_peers: bool) -> TunPlan:
     """The same for a command of `pvpn exec`, which has no other way out than this process."""
     everything: list[IPv4Network | IPv6Network] = [IPv4Network("0.0.0.0/0"), IPv6Network("::/0")]
-    return replace(plan(meshes), name="pvpn0", routes=() if only_peers else tuple(everything))
+    routes = () if only_peers else tuple(everything)
+    return replace(plan(meshes), name="pvpn0", routes=routes, guarded=())  # it is alone there
 
 
-async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket], bool]:
-    """The interface, its listeners, and whether systemd-resolved asks it for names; raises StateError.
+async def make(plan: TunPlan) -> tuple[Interface, bool]:
+    """The interface, and whether systemd-resolved asks it for names; raises StateError.
 
     In a thread that has ended when it is done: no thread may keep what `drop_privileges` gives up.
     """
     everything = bool(plan.routes)
 
-    def work() -> tuple[TunDevice, list[socket.socket], bool]:
-        device, listeners = set_up(plan)
-        asks = tell_resolved(device.name, plan.dns, everything=everything)
+    def work() -> tuple[Interface, bool]:
+        made = set_up(plan)
+        asks = tell_resolved(made.device.name, plan.dns, everything=everything)
         try:
             if everything:
                 check_resolver(plan.dns[0], resolved_asks=asks)
         except StateError:
-            device.close()
-            for listener in listeners:
-                listener.close()
+            made.close()
             raise
-        return device, listeners, asks
+        return made, asks
 
     with ThreadPoolExecutor(1) as thread:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+def shortcomings(made: Interface, plan: TunPlan) -> Iterator[str]:
+    """What the user should know of an interface that does less than was planned."""
+    name = made.device.name
+    if not any(listener.family == socket.AF_INET6 for listener in made.listeners):
+        yield f"IPv6 is switched off on this host: {name} leads to peers by IPv4 alone"
+    if made.unguarded:
+        what = "who shares a network with this host can send to its virtual addresses, and over UDP as a peer"
+        ranges = " and ".join(map(str, plan.guarded))
+        hint = f"use Linux 5.12 or newer with nf_tables, or a firewall that takes {ranges} from {name} alone"
+        yield f"{name} has no guard ({made.unguarded}): {what} - {hint}"
 
 
 async def keep_routes(name: str, ways: Ways) -> None:
