@@ -227,9 +227,10 @@ class Node:
         if settings.exit:
             await self.discovery.look_ahead()
         plan = tunnel.plan(self.meshes, to_exit=bool(settings.exit))
-        made, self.resolved_asks = await tunnel.make(plan)
-        device, listeners = made.device, made.listeners
-        for warning in tunnel.shortcomings(made, plan):
+        made = await tunnel.make(plan)
+        self.resolved_asks = made.resolved_asks
+        device, listeners = made.interface.device, made.interface.listeners
+        for warning in made.shortcomings:
             self.warnings.add(warning)
         tunnel.drop_privileges(self.state.path, routes_change=settings.accept_routes)
         if settings.exit or settings.accept_routes:
