@@ -1,8 +1,7 @@
 """A host whose programs ask a real systemd-resolved: in a mount namespace of its own, with its own /run and /etc.
 
-Debian's package can't be installed for that: it would replace this machine's /etc/resolv.conf. It is enough that the
-environment variable LAB_RESOLVED names a directory into which the package was unpacked (`dpkg -x`), beside installed
-dbus-daemon and libsystemd-shared of the same version.
+Debian's package can't be installed for that: it would replace this machine's /etc/resolv.conf. It is enough that it is
+unpacked (tests.support.tools.UNPACKED), beside installed dbus-daemon and libsystemd-shared.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import pytest
 
 from tests.lab.daemon import PVPN, Daemon
 from tests.lab.hosts import Host
-from tests.support.tools import SEARCH_PATH, missing_tools
+from tests.support.tools import SEARCH_PATH, UNPACKED, find_unpacked, missing_tools
 
-VARIABLE = "LAB_RESOLVED"
 PLACES = ("lib/systemd/systemd-resolved", "usr/lib/systemd/systemd-resolved")
 STARTS_WITHIN = 100  # looks, a command's time each
 # A bus that lets everybody do everything: what it may do on this host is for the caller's privileges to say.
@@ -53,9 +51,12 @@ class ResolvedHost:
     """`host` with systemd-resolved, which asks `server`; skips the test where that can't be."""
 
     def __init__(self, host: Host, server: str, domains: Sequence[str] = ()) -> None:
-        root, program = _find()
-        if reason := missing_tools(["dbus-daemon", "getent"]):
+        found = find_unpacked(*PLACES)
+        if found is None:
+            pytest.skip(f"no systemd-resolved: unpack its package (dpkg -x) and let {UNPACKED} name the directory")
+        if reason := missing_tools(["dbus-daemon", "getent", "tcpdump"]):
             pytest.skip(reason)
+        root, program = found
         self._host = host
         words = ("sh", "-c", SET_UP, "set-up", server, " ".join(domains), BUS)
         anchor = host.popen(["unshare", "--mount", "--propagation", "private", *words])
@@ -93,12 +94,3 @@ class ResolvedHost:
             if not self._resolved.running:
                 break
         pytest.skip(f"systemd-resolved does not start here: {self._resolved.output[-500:]}")
-
-
-def _find() -> tuple[Path, Path]:
-    """Where it is unpacked, and the program."""
-    root = Path(os.environ.get(VARIABLE) or "/")
-    program = next((root / place for place in PLACES if (root / place).exists()), None)
-    if program is None:
-        pytest.skip(f"no systemd-resolved: unpack its package (dpkg -x) and let {VARIABLE} name the directory")
-    return root, program
