@@ -42,6 +42,7 @@ def test_names_of_peers_are_asked_of_pvpn_alone(lab: Lab, key: Path) -> None:
     for nobody in ("nobody", "nobody.pvpn", "pvpn"):
         assert near.run("getent", "ahosts", nobody, check=False) == ""
     assert ELSEWHERE in near.run("getent", "ahostsv4", "www.example")
+    asked.wait_for("^asked www.example")
     assert {line.split()[1] for line in asked.output.splitlines() if line.startswith("asked ")} == {"www.example."}
     assert "> 224.0.0.25" not in spied.output and "> ff02::" not in spied.output, spied.output
     assert near.run("resolvectl", "llmnr", "pvpn0").split()[-1] == "no"  # else names that nobody has would take 8 s

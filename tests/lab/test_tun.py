@@ -112,6 +112,7 @@ def test_the_system_s_resolver_finds_peers(lab: Lab, key: Path, tmp_path: Path) 
         unknown = peer_a.host.run(resolving(resolv_conf, ["getent", "hosts", nobody]), check=False)
         assert unknown.returncode == 2
     assert ELSEWHERE in peer_a.host.run(resolving(resolv_conf, ["getent", "ahostsv4", "www.example"])).stdout
+    asked.wait_for("^asked www.example")
     assert {line.split()[1] for line in asked.output.splitlines() if line.startswith("asked ")} == {"www.example."}
 
 
