@@ -11,8 +11,10 @@ def recall(mesh: Mesh, memory: NetworkMemory) -> None:
     """Give a new mesh what earlier runs knew: the peers' last addresses are tried first."""
     mesh.roster.pins.update(memory.pins)
     mesh.seeker.prober.remember_seen(memory.seen)
-    for known in memory.peers:
+    for known in sorted(memory.peers, key=lambda known: known.id):
         mesh.virtual.remember(known.id, known.place)
+    mesh.virtual.give(known.id for known in memory.peers)
+    for known in memory.peers:
         peer = mesh.roster.load(known.id, known.name, list(known.addresses), known.last_seen)
         for address in peer.addresses:
             mesh.seeker.found(address, Source.MEMORY, identity=peer.identity)

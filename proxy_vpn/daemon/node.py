@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -228,9 +227,11 @@ class Node:
         if settings.exit:
             await self.discovery.look_ahead()
         plan = tunnel.plan(self.meshes, to_exit=bool(settings.exit))
-        device, listeners, self.resolved_asks = await tunnel.make(plan)
-        if not any(listener.family == socket.AF_INET6 for listener in listeners):
-            self.warnings.add(f"IPv6 is switched off on this host: {device.name} leads to peers by IPv4 alone")
+        made = await tunnel.make(plan)
+        self.resolved_asks = made.resolved_asks
+        device, listeners = made.interface.device, made.interface.listeners
+        for warning in made.shortcomings:
+            self.warnings.add(warning)
         tunnel.drop_privileges(self.state.path, routes_change=settings.accept_routes)
         if settings.exit or settings.accept_routes:
             self._bypass = Bypass(device.name)
@@ -324,6 +325,8 @@ class Node:
             if any(network.overlaps(range4) for network in used if self.tun is None or network != range4):
                 self._colliding.add(mesh)
                 text = f"this host has a network within {range4} now, where the addresses of {mesh.key.name} are"
+                if self.tun is not None and self.tun.guarded:
+                    text += ", and takes nothing from it"
                 self.warnings.add(f"{text} - restart pvpn to move them", partial(self._is_settled, mesh))
             else:
                 self._colliding.discard(mesh)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from proxy_vpn import __version__
@@ -19,6 +20,7 @@ from proxy_vpn.daemon.status import (
     PeerStatus,
     open_services,
 )
+from proxy_vpn.doors.dns_elsewhere import RESOLV_CONF, name_servers
 from proxy_vpn.doors.open_ports import open_ports
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.roster import Peer
@@ -43,6 +45,7 @@ def status(node: Node) -> DaemonStatus:
         proxies=tuple(node.proxies),
         interface=node.tun.name if node.tun else "",
         interface_flows=node.tun.flows if node.tun else 0,
+        interface_names=_names(node) if node.tun else "",
         networks=tuple(_network(node, mesh) for mesh in node.meshes),
         forwards=node.forwards(),
         expose=expose(node),
@@ -139,8 +142,18 @@ def _interface(node: Node) -> list[str]:
     if node.tun is None:
         return []
     ranges = ", ".join(f"{mesh.virtual.v4} and {mesh.virtual.v6}" for mesh in node.meshes)
-    names = "asked by systemd-resolved" if node.resolved_asks else "not asked by this system yet"
-    return [f"tun: {node.tun.name} leads to {ranges}; name server {node.meshes[0].virtual.dns.v4} ({names})"]
+    return [f"tun: {node.tun.name} leads to {ranges}; {_names(node)}"]
+
+
+def _names(node: Node) -> str:
+    ours = [address for mesh in node.meshes for address in (mesh.virtual.dns.v4, mesh.virtual.dns.v6)]
+    if node.resolved_asks:
+        asked = "asked by systemd-resolved"
+    elif node.settings.exit or any(ip_address(ip) in ours for ip in name_servers()):  # an exit's route leads all here
+        asked = "asked by this system"
+    else:
+        asked = f"not asked by this system: put 'nameserver {ours[0]}' before the others in {RESOLV_CONF}"
+    return f"name server {ours[0]} ({asked})"
 
 
 def first_notice(expose: ExposeStatus) -> list[str]:

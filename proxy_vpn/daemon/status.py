@@ -111,7 +111,8 @@ class DhtStatus(msgspec.Struct, frozen=True, kw_only=True):
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to GET /v1/status; `started` in Unix seconds, `listen` the UDP sockets, `proxies` SOCKS and HTTP.
 
-    `interface`: the TUN device's name, `interface_flows` what is open through it.
+    `interface`: the TUN device's name, `interface_flows` what is open through it, `interface_names` where its name
+    server is and who asks it.
     """
 
     schema: int = SCHEMA
@@ -125,6 +126,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     proxies: tuple[str, ...] = ()
     interface: str = ""
     interface_flows: int = 0
+    interface_names: str = ""
     networks: tuple[NetworkStatus, ...] = ()
     forwards: tuple[ForwardStatus, ...] = ()
     expose: ExposeStatus = ExposeStatus()
@@ -166,7 +168,8 @@ def render_status(status: DaemonStatus, now: float, *, colour: bool = False) -> 
     facts += [("network", _network(net)) for net in status.networks]
     facts += [("proxy", f"{printable(proxy)}  (SOCKS4a/5 and HTTP)") for proxy in status.proxies]
     if status.interface:
-        facts.append(("tun", f"{printable(status.interface)}  {status.interface_flows} open"))
+        names = printable(status.interface_names)
+        facts.append(("tun", f"{printable(status.interface)}  {status.interface_flows} open  {names}".rstrip()))
     facts += [
         ("forward", printable(item.spec) + ("  until its pvpn forward ends" if item.held else ""))
         for item in status.forwards

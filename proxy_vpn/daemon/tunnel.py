@@ -5,31 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import socket
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from proxy_vpn.daemon import resolved
 from proxy_vpn.doors import capabilities
 from proxy_vpn.doors.dns_elsewhere import RESOLV_CONF, ExitResolver, HostResolver, name_servers
 from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.tun import TunDoor
-from proxy_vpn.doors.tun_device import TunDevice
-from proxy_vpn.doors.tun_setup import TunPlan, change_routes, set_up
+from proxy_vpn.doors.tun_setup import Interface, TunPlan, change_routes, set_up
 from proxy_vpn.errors import FlowError, StateError, Status
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.names import Router
 from proxy_vpn.mesh.routes import Ways
 from proxy_vpn.ranges import Network, parse_ip
 
-RESOLVED: Final = Path("/run/systemd/resolve")
-RESOLVED_STUBS: Final = frozenset({"127.0.0.53", "127.0.0.54"})
-RESOLVECTL_S: Final = 5.0
 ROUTES_EVERY_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
@@ -41,47 +36,79 @@ _INTERNET: Final = tuple(ip_network(half) for half in ("0.0.0.0/1", "128.0.0.0/1
 def plan(meshes: Sequence[Mesh], to_exit: bool = False) -> TunPlan:
     """An interface with this machine's addresses in all networks; `to_exit`: the internet goes through it too."""
     addresses: list[IPv4Interface | IPv6Interface] = []
+    guarded: list[IPv4Network | IPv6Network] = []
     dns: list[str] = []
     for virtual in (mesh.virtual for mesh in meshes):
         addresses.append(IPv4Interface((virtual.own.v4, virtual.v4.prefixlen)))
         addresses.append(IPv6Interface((virtual.own.v6, virtual.v6.prefixlen)))
+        # A range that others have too: what comes from their machines must come in.
+        guarded += [IPv4Network(virtual.own.v4) if virtual.is_crowded else virtual.v4, virtual.v6]
         dns += [str(virtual.dns.v4), str(virtual.dns.v6)]
+    made = TunPlan(tuple(addresses), dns=tuple(dns), guarded=tuple(guarded))
     if not to_exit:
-        return TunPlan(tuple(addresses), dns=tuple(dns))
+        return made
     # A name server on the host's own LAN would see every name: it is asked no more, and the exit's are.
     servers = tuple(ip for ip in name_servers() if not ip_address(ip).is_loopback)
     hosts = tuple(ip_network(ip) for ip in servers)
-    return TunPlan(tuple(addresses), routes=(*_INTERNET, *hosts), dns=tuple(dns), other_dns=servers)
+    return replace(made, routes=(*_INTERNET, *hosts), other_dns=servers)
 
 
 def enclosed_plan(meshes: Sequence[Mesh], only_peers: bool) -> TunPlan:
     """The same for a command of `pvpn exec`, which has no other way out than this process."""
     everything: list[IPv4Network | IPv6Network] = [IPv4Network("0.0.0.0/0"), IPv6Network("::/0")]
-    return replace(plan(meshes), name="pvpn0", routes=() if only_peers else tuple(everything))
+    routes = () if only_peers else tuple(everything)
+    return replace(plan(meshes), name="pvpn0", routes=routes, guarded=())  # it is alone there
 
 
-async def make(plan: TunPlan) -> tuple[TunDevice, list[socket.socket], bool]:
-    """The interface, its listeners, and whether systemd-resolved asks it for names; raises StateError.
+class Made(NamedTuple):
+    """An interface; whether systemd-resolved asks it for names; what the user should know that it does not do."""
+
+    interface: Interface
+    resolved_asks: bool
+    shortcomings: list[str]
+
+
+async def make(plan: TunPlan) -> Made:
+    """Raises StateError.
 
     In a thread that has ended when it is done: no thread may keep what `drop_privileges` gives up.
     """
     everything = bool(plan.routes)
 
-    def work() -> tuple[TunDevice, list[socket.socket], bool]:
-        device, listeners = set_up(plan)
-        asks = tell_resolved(device.name, plan.dns, everything=everything)
+    def work() -> Made:
+        made = set_up(plan)
+        name = made.device.name
+        asks = resolved.tell(name, plan.dns, everything=everything)
         try:
             if everything:
                 check_resolver(plan.dns[0], resolved_asks=asks)
         except StateError:
-            device.close()
-            for listener in listeners:
-                listener.close()
+            made.close()
             raise
-        return device, listeners, asks
+        shortcomings = [*_shortcomings(made, plan), *(_around(name) if everything and asks else ())]
+        return Made(made, asks, shortcomings)
 
     with ThreadPoolExecutor(1) as thread:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+def _shortcomings(made: Interface, plan: TunPlan) -> Iterator[str]:
+    name = made.device.name
+    if not any(listener.family == socket.AF_INET6 for listener in made.listeners):
+        yield f"IPv6 is switched off on this host: {name} leads to peers by IPv4 alone"
+    if made.unguarded:
+        what = "who shares a network with this host can send to its virtual addresses, and over UDP as a peer"
+        ranges = " and ".join(map(str, plan.guarded))
+        hint = f"use Linux 5.12 or newer with nf_tables, or a firewall that takes {ranges} from {name} alone"
+        yield f"{name} has no guard ({made.unguarded}): {what} - {hint}"
+
+
+def _around(name: str) -> Iterator[str]:
+    """Names that systemd-resolved takes around an exit: nothing that is set for our interface keeps it from that."""
+    for link, domains in resolved.asked_elsewhere(name).items():
+        asked = f"{link}'s name servers" if link else "the servers in resolved.conf"
+        hint = f"run: resolvectl domain {link} ''" if link else "remove Domains= there"
+        yield f"systemd-resolved asks {asked} for names under {' '.join(domains)}, around the exit - {hint}"
 
 
 async def keep_routes(name: str, ways: Ways) -> None:
@@ -117,35 +144,13 @@ def drop_privileges(state: Path, *, routes_change: bool) -> None:
         _log.warning("privileges can't be given up: %s", error.strerror)
 
 
-def tell_resolved(name: str, dns: Sequence[str], *, everything: bool) -> bool:
-    """Let systemd-resolved ask us about .pvpn or everything, until the interface goes; False where it doesn't run.
-
-    Blocking. It wants CAP_NET_ADMIN of who asks, or polkit's word.
-    """
-    program = shutil.which("resolvectl")
-    if program is None or not RESOLVED.is_dir():
-        return False
-    domain, default = ("~.", "yes") if everything else ("~pvpn", "no")
-    for words in (("dns", name, *dns), ("domain", name, domain), ("default-route", name, default)):
-        try:
-            done = subprocess.run(
-                [program, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=RESOLVECTL_S, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-        if done.returncode != 0:
-            _log.warning("systemd-resolved does not ask us: %s", done.stderr.decode(errors="replace").strip())
-            return False
-    return True
-
-
 def check_resolver(dns: str, *, resolved_asks: bool, path: Path = RESOLV_CONF) -> None:
     """Raise StateError if programs ask a name server that no route to the exit leads to, on this host or its link.
 
     `dns` is ours. A resolv.conf that names nobody means this host (resolv.conf(5)).
     """
     asked = name_servers(path) or ([] if resolved_asks else ["127.0.0.1"])
-    told = RESOLVED_STUBS if resolved_asks else frozenset()
+    told = resolved.STUBS if resolved_asks else frozenset()
     for ip in map(ip_address, asked):
         if (ip.is_loopback or ip.is_link_local) and str(ip) not in told:
             what = f"programs here ask {ip} for names, which would go around the exit"

@@ -64,7 +64,7 @@ def _connect(socket_path: str) -> socket.socket:
 
 def _hand_over(sock: socket.socket, plan: TunPlan) -> None:
     """Make the device and the listeners and give them away: none stays open here."""
-    device, listeners = set_up(plan)
+    device, listeners, _ = made = set_up(plan)
     try:
         lifeline = os.pidfd_open(os.getpid())
     except OSError as error:
@@ -78,9 +78,7 @@ def _hand_over(sock: socket.socket, plan: TunPlan) -> None:
         raise StateError(f"no process can be started: {error.strerror}", "end some") from None
     finally:
         os.close(lifeline)
-        device.close()
-        for listener in listeners:
-            listener.close()
+        made.close()
 
 
 def _ask(sock: socket.socket, wish: Wish) -> TunPlan:

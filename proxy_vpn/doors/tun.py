@@ -79,6 +79,11 @@ class TunDoor:
         return self._device.name
 
     @property
+    def guarded(self) -> bool:
+        """Whether nothing comes from its networks through other interfaces."""
+        return self._device.guard is not None
+
+    @property
     def flows(self) -> int:
         """TCP connections and UDP flows that are open, or opening."""
         return len(self._tcp.table) + self._tcp.opening + len(self._udp)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 from contextlib import suppress
 from typing import Final
@@ -24,10 +25,14 @@ _IFREQ: Final = struct.Struct("16sH22x")
 
 
 class TunDevice:
-    """The descriptor `fd`, owned from now on, of the interface `name`; with it everything about the interface goes."""
+    """The descriptor `fd`, owned from now on, of the interface `name`; with it everything about the interface goes.
+
+    So does `guard`, a socket that whoever sets it gives away.
+    """
 
     def __init__(self, fd: int, name: str) -> None:
         self.name = name
+        self.guard: socket.socket | None = None
         self._fd = fd
         os.set_blocking(fd, False)
 
@@ -66,6 +71,8 @@ class TunDevice:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+        if self.guard is not None:  # only now: nothing comes in unguarded
+            self.guard.close()
 
 
 def _no_device(error: OSError) -> StateError:

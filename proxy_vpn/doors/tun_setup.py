@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy_vpn.doors.tun_device import TunDevice
 from proxy_vpn.errors import StateError
@@ -30,37 +30,53 @@ _NOT_GENERATED: Final = 1  # IN6_ADDR_GEN_MODE_NONE: no link-local address, and 
 class TunPlan:
     """An interface to be: `addresses` are this machine's own, whose networks are reached through it; `routes` too.
 
-    Its name server is at `dns`, and answers what is asked of `other_dns` too.
+    Its name server is at `dns`, and answers what is asked of `other_dns` too. Where there are other interfaces, nothing
+    comes from `guarded` through them, nor to the addresses; empty for no guard.
     """
 
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     routes: tuple[IPv4Network | IPv6Network, ...] = ()
     dns: tuple[str, ...] = ()
     other_dns: tuple[str, ...] = ()
+    guarded: tuple[IPv4Network | IPv6Network, ...] = ()
     name: str = DEVICE_NAME
     mtu: int = MTU
 
 
-def set_up(plan: TunPlan) -> tuple[TunDevice, list[socket.socket]]:
+class Interface(NamedTuple):
+    """One that is set up; `unguarded`: why it has no guard though it should."""
+
+    device: TunDevice
+    listeners: list[socket.socket]
+    unguarded: str = ""
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.device.close()
+        for listener in self.listeners:
+            listener.close()
+
+
+def set_up(plan: TunPlan) -> Interface:
     """Make the interface in this thread's network namespace, and a listener on each of its addresses.
 
     Blocking, and not for a thread whose event loop runs. All of it goes when the descriptors are closed, also by
     kill -9. Where IPv6 is switched off it is left out of the plan. Raises StateError.
     """
-    device = TunDevice.create(plan.name)
-    listeners: list[socket.socket] = []
+    made = Interface(TunDevice.create(plan.name), [])
+    device = made.device
     try:
         if not _has_ipv6(device.name):
             plan = _without_ipv6(plan)
+        if plan.guarded:
+            made = made._replace(unguarded=_guard(device, plan))
         _configure(device.name, plan)
         for address in plan.addresses:
-            listeners.append(_listener(str(address.ip)))
+            made.listeners.append(_listener(str(address.ip)))
     except BaseException:
-        device.close()
-        for listener in listeners:
-            listener.close()
+        made.close()
         raise
-    return device, listeners
+    return made
 
 
 def change_routes(name: str, add: Iterable[Network], remove: Iterable[Network]) -> dict[Network, str]:
@@ -100,7 +116,10 @@ def _without_ipv6(plan: TunPlan) -> TunPlan:
         what = "IPv6 is switched off for new interfaces alone: the other ones' would go around pvpn"
         raise StateError(what, "as root run: sysctl -w net.ipv6.conf.default.disable_ipv6=0")
     addresses = tuple(address for address in plan.addresses if address.version == 4)
-    return replace(plan, addresses=addresses, routes=tuple(route for route in plan.routes if route.version == 4))
+    routes, guarded = (
+        tuple(network for network in networks if network.version == 4) for networks in (plan.routes, plan.guarded)
+    )
+    return replace(plan, addresses=addresses, routes=routes, guarded=guarded)
 
 
 def _others_have_ipv6() -> bool:
@@ -109,6 +128,17 @@ def _others_have_ipv6() -> bool:
     except OSError:
         return False
     return any(line.split()[-1] != "lo" for line in lines)
+
+
+def _guard(device: TunDevice, plan: TunPlan) -> str:
+    """Before the interface has addresses: nothing ever comes in unguarded. Why there is none, where there is none."""
+    from proxy_vpn.doors.tun_guard import guard  # loads pyroute2
+
+    try:
+        device.guard = guard(device.name, (own.ip for own in plan.addresses), plan.guarded)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _configure(name: str, plan: TunPlan) -> None:

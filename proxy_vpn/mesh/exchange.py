@@ -90,9 +90,9 @@ class Exchange:
             peer.record = b""
         return bool(peer.record)
 
-    def receive(self, session: Session, records: list[bytes]) -> None:
-        """Records from a peer: the valid and newer ones are believed and passed on."""
-        news = []
+    def receive(self, session: Session, records: list[bytes]) -> list[bytes]:
+        """Records from a peer: the valid and newer ones are believed and passed on; the identities that they are of."""
+        news, devices = [], []
         for data in records[: pex.RECORDS_PER_MESSAGE]:
             with suppress(WireError):
                 self._compare_clocks(session, data)
@@ -104,12 +104,14 @@ class Exchange:
                     continue
                 peer.record = data
                 news.append(data)
+                devices.append(record.identity)
                 where = " ".join(map(str, addresses))
                 _log.info("%s: %s says that %s is at %s", self._key.name, session.peer_name, peer.name, where)
                 for address in addresses:
                     self._on_address(record.identity, address)
         if news:
             self._spread(news, but=session)
+        return devices
 
     def _compare_clocks(self, session: Session, data: bytes) -> None:
         """A peer issues its own record when it sends it, and whatever clock it has, it says so itself."""

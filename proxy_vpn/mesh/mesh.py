@@ -326,7 +326,7 @@ class Mesh:
 
     def peers_received(self, session: Session, records: list[bytes]) -> None:
         """Peer exchange from a peer."""
-        self._exchange.receive(session, records)
+        self.virtual.give(self._exchange.receive(session, records))
 
     def relay_received(self, session: Session, message: RelayMessage) -> None:
         """A peer's word about a tunnel: one of ours, or one that goes through us."""
@@ -381,6 +381,7 @@ class Mesh:
         assert session.member is not None and session.theirs is not None and session.link.path is not None
         member = session.member
         peer = self.roster.meet(member.identity, session.theirs.name)
+        self.virtual.give([member.identity])
         session.introduce(peer.name)
         session.streams.line = self._world.tap.line(self.key.name, member.identity, initiator=session.initiator)
         if peer.name != peer.claimed:

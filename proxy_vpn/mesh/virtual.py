@@ -3,7 +3,8 @@
 Both come from the network's root and the device's identity, so every member computes the same ones by itself: an IPv6
 address in a /64 of unique local addresses (RFC 4193), and an IPv4 one in a /16 of 100.64.0.0/10 (RFC 6598). The wire
 never carries them. Where the /16 is in use on this host the next one is taken, and of two devices with one IPv4 address
-the second has its next; both are this machine's affair alone, and what was given stays given.
+the second that is learnt of has its next, of two learnt at once the one with the greater identity. Both are this
+machine's affair alone, and what was given stays given: an address that programs use must not change hands.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class VirtualNetwork:
             host = self._give(identity, next(host for host in self._candidates(identity) if self._is_free(host)))
         return Addresses(self.v4[host], self._v6_of(identity))
 
+    def give(self, identities: Iterable[bytes]) -> None:
+        """These devices were learnt of at once: each has its addresses from now on, whatever their order here."""
+        for identity in sorted(identities):
+            self.of(identity)
+
     def is_moved(self, identity: bytes) -> bool:
         """Whether a device's IPv4 address is not its own choice, because another has that here."""
         self.of(identity)
@@ -71,8 +77,7 @@ class VirtualNetwork:
     def device_at(self, ip: IP, known: Iterable[bytes] = ()) -> bytes | None:
         """The device with this address, of those asked for before and of `known`."""
         if ip not in self._devices:
-            for identity in known:
-                self.of(identity)
+            self.give(known)
         return self._devices.get(ip)
 
     def __contains__(self, ip: IP) -> bool:

@@ -53,11 +53,11 @@ def serve_exchange(host: Host) -> Process:
     return server
 
 
-def serve_web(host: Host, directory: Path, port: int = 8000) -> Process:
-    """Python's web server on every IPv4 address of a host, with one page `hello`."""
+def serve_web(host: Host, directory: Path, port: int = 8000, ip: str = "0.0.0.0") -> Process:
+    """Python's web server on every IPv4 address of a host, or on one of its addresses, with one page `hello`."""
     directory.mkdir(exist_ok=True)
     (directory / "hello").write_text(f"hello from {host.name}")
-    server = host.python("-m", "http.server", str(port), "--bind", "0.0.0.0", "--directory", str(directory))
+    server = host.python("-m", "http.server", str(port), "--bind", ip, "--directory", str(directory))
     server.wait_for("Serving HTTP")
     return server
 

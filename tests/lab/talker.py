@@ -1,7 +1,7 @@
 """One UDP socket on a host that says what it hears: to see what a router does to datagrams.
 
-The program, `python -m tests.lab.talker PORT`, obeys lines `IP PORT TEXT`, each answered with `sent TEXT`, and prints
-`TEXT from IP:PORT` for what comes in.
+The program, `python -m tests.lab.talker PORT IP`, obeys lines `IP PORT TEXT`, each answered with `sent TEXT`, and
+prints `TEXT from IP:PORT` for what comes in.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ DATAGRAM_BYTES = 2048
 
 
 class Talker:
-    """A socket bound to one port of a host, until the lab ends."""
+    """A socket bound to one port of a host, until the lab ends; `ip`: at one of its addresses, or at all IPv6 ones."""
 
-    def __init__(self, host: Host, port: int = PORT) -> None:
-        self.endpoint = (host.address, port)
-        self._process = host.python("-m", "tests.lab.talker", str(port))
+    def __init__(self, host: Host, port: int = PORT, ip: str = "0.0.0.0") -> None:
+        self.endpoint = (host.address if ip == "0.0.0.0" else ip, port)
+        self._process = host.python("-m", "tests.lab.talker", str(port), ip)
         self._process.wait_for("^ready$")
 
     def send(self, text: str, endpoint: tuple[str, int]) -> None:
@@ -41,8 +41,11 @@ class Talker:
 
 
 def main() -> None:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("0.0.0.0", int(sys.argv[1])))
+    port, own = int(sys.argv[1]), sys.argv[2]
+    sock = socket.socket(socket.AF_INET6 if ":" in own else socket.AF_INET, socket.SOCK_DGRAM)
+    if ":" in own:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind((own, port))
     threading.Thread(target=_listen, args=[sock], daemon=True).start()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -54,7 +57,7 @@ def main() -> None:
 def _listen(sock: socket.socket) -> None:
     while True:
         try:
-            data, (ip, port) = sock.recvfrom(DATAGRAM_BYTES)
+            data, (ip, port, *_) = sock.recvfrom(DATAGRAM_BYTES)
         except OSError:  # an earlier datagram was refused
             continue
         print(f"{data.decode()} from {ip}:{port}", flush=True)

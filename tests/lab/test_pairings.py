@@ -19,11 +19,11 @@ import pytest
 from tests.lab.daemon import Daemon, make_key
 from tests.lab.hosts import Lab, available
 from tests.lab.scenes import two_peers
-from tests.support import sshd
+from tests.support import postgres, sshd
 from tests.support.processes import Process
 
 PAIRINGS = ("TUN and TUN", "TUN and proxy", "exec and proxy", "exec and TUN", "exec and exec", "TUN and exec")
-WEB, SSH, H3, WHO, CLOSED = 8000, 2222, 4433, 7001, 7999
+WEB, SSH, SQL, H3, WHO, CLOSED = 8000, 2222, 5432, 4433, 7001, 7999
 SIZE = 20_000_000
 
 
@@ -123,6 +123,19 @@ def test_redis(pair: Pair, family: int) -> None:
         there = pair.address(family)
         assert pair.run("redis-cli", "-h", there, "set", "k", "v").strip() == "OK"
         assert pair.run("redis-cli", "-h", there, "get", "k").strip() == "v"
+
+
+@pytest.mark.parametrize("pair", ["exec and TUN"], indirect=True)
+def test_postgresql(pair: Pair) -> None:
+    if reason := postgres.unavailable():
+        pytest.skip(reason)
+    with postgres.Postgres.prepared() as database, pair.serve(*database.server(SQL), ready=postgres.READY):
+        made = ("create table t (number int primary key, word text)", "insert into t values (1, 'one'), (2, 'two')")
+        pair.run(*database.client("peer-b.pvpn", SQL, *made))
+        asked = ("select word from t where number = 2", "select host(inet_client_addr())")
+        word, client = pair.run(*database.client("peer-b.pvpn", SQL, *asked)).split()
+    assert word == "two"
+    assert ip_address(client) in {ip_address(own(pair.a)[f"ipv{family}"]) for family in (4, 6)}
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -21,33 +21,6 @@ PRINTER, PRINTER_PORT = "192.168.7.9", 8000
 LAN = "192.168.7.0/24"
 TOLD_S = 10.0
 FAR_SITE = "45.67.89.9"
-# Answers every query about an IPv4 address with the one that it is given, and about others with much text, over TCP.
-NAME_SERVER = """
-import socketserver, sys, threading
-from scapy.layers.dns import DNS, DNSRR
-
-def respond(data, most):
-    query = DNS(data)
-    one = {"type": 1, "rdata": sys.argv[2]} if query.qd[0].qtype == 1 else {"type": 16, "rdata": [b"x" * 250] * 12}
-    said = DNS(id=query.id, qr=1, rd=1, ra=1, qd=query.qd, an=[DNSRR(rrname=query.qd[0].qname, **one)])
-    return bytes(said) if len(bytes(said)) < most else bytes(DNS(id=query.id, qr=1, rd=1, ra=1, tc=1, qd=query.qd))
-
-class Datagrams(socketserver.BaseRequestHandler):
-    def handle(self):
-        self.request[1].sendto(respond(self.request[0], 512), self.client_address)
-
-class Streams(socketserver.StreamRequestHandler):
-    def handle(self):
-        while size := self.rfile.read(2):
-            said = respond(self.rfile.read(int.from_bytes(size, "big")), 65536)
-            self.wfile.write(len(said).to_bytes(2, "big") + said)
-
-streams = socketserver.ThreadingTCPServer((sys.argv[1], 53), Streams)
-threading.Thread(target=streams.serve_forever, daemon=True).start()
-server = socketserver.UDPServer((sys.argv[1], 53), Datagrams)
-print("serving", flush=True)
-server.serve_forever()
-"""
 # One datagram through the SOCKS proxy (RFC 1928, section 7); prints what comes back.
 SOCKS_UDP = """
 import socket, sys
@@ -195,7 +168,7 @@ def test_names_resolve_at_the_exit(lab: Lab, key: Path, tmp_path: Path, way: str
     liar, near = lab.host("liar"), lab.host("a")
     for host, ip in ((site, FAR_SITE), (liar, "45.67.89.1")):
         host.run(["ip", "address", "add", f"{server}/32", "dev", "eth0"])
-        host.python("-c", NAME_SERVER, server, ip).wait_for("^serving")
+        host.python("-m", "tests.lab.name_server", server, ip).wait_for("^serving")
     options = ["--exit", "peer-b", "--peer", peer_b.endpoint, *(["--tun"] if way == "--tun" else [])]
     own_way = [f"{server}/32", "via", liar.address]
     near.run(["ip", "route", "add", *own_way, "metric", "100"])

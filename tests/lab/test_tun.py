@@ -14,11 +14,12 @@ import pytest
 from proxy_vpn.keys import NetworkKey, load_key_file, write_key_file
 from proxy_vpn.mesh.virtual import VirtualNetwork
 from tests.bench import usage
-from tests.lab.daemon import SOCKS_PORT, Daemon
+from tests.lab.daemon import PVPN, SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab, resolving
 from tests.lab.scenes import EXCHANGE_PORT, curl, serve_exchange, serve_web, two_peers
 
 NET_BIND_SERVICE = 1 << 10
+ELSEWHERE = "192.0.2.7"
 HOSTILE_PACKETS = 100_000
 FORGOTTEN_WITHIN = 60  # control commands, a tenth of a second each
 # A thousand connections one after the other, each of them used and closed.
@@ -83,19 +84,36 @@ def test_ping_and_names(lab: Lab, key: Path) -> None:
 
 
 def test_the_system_s_resolver_finds_peers(lab: Lab, key: Path, tmp_path: Path) -> None:
-    peer_a, peer_b = two_peers(lab, key, ["--tun"], [])
-    resolv_conf = tmp_path / "resolv.conf"
-    resolv_conf.write_text(f"nameserver {name_server(peer_a)}\n")
+    upstream, resolv_conf = lab.host("upstream"), tmp_path / "resolv.conf"
+    theirs = f"nameserver {upstream.address}\n"
+    resolv_conf.write_text(theirs)
+    asked = upstream.python("-m", "tests.lab.name_server", upstream.address, ELSEWHERE)
+    asked.wait_for("^serving")
+    peer_b = Daemon(lab.host("b"), key, "peer-b", "--no-dht").start()
+    peer_a = Daemon(lab.host("a"), key, "peer-a", "--no-dht", "--tun", "--peer", peer_b.endpoint)
+    peer_a.program = resolving(resolv_conf, PVPN)
+    peer_a.start()
+    peer_a.meet(peer_b)
+    # What a user is told to do, word for word.
+    line = peer_a.wait_for("not asked by this system: put '(.*)' before the others in /etc/resolv.conf")[1]
+    assert line in peer_a.pvpn("status").stdout
+    resolv_conf.write_text(f"{line}\n{theirs}")
+    assert "(asked by this system)" in peer_a.pvpn("status").stdout
     v4, v6 = addresses(peer_b)
     for database, name, said in (
+        ("ahostsv4", "peer-b", v4),
         ("ahostsv4", "peer-b.pvpn", v4),
         ("ahostsv6", "peer-b.home.pvpn", v6),
         ("hosts", v4, "peer-b.home.pvpn"),
         ("hosts", v6, "peer-b.home.pvpn"),
     ):
         assert said in peer_a.host.run(resolving(resolv_conf, ["getent", database, name])).stdout.split()
-    unknown = peer_a.host.run(resolving(resolv_conf, ["getent", "hosts", "nobody.pvpn"]), check=False)
-    assert unknown.returncode == 2
+    for nobody in ("nobody", "nobody.pvpn"):
+        unknown = peer_a.host.run(resolving(resolv_conf, ["getent", "hosts", nobody]), check=False)
+        assert unknown.returncode == 2
+    assert ELSEWHERE in peer_a.host.run(resolving(resolv_conf, ["getent", "ahostsv4", "www.example"])).stdout
+    asked.wait_for("^asked www.example")
+    assert {line.split()[1] for line in asked.output.splitlines() if line.startswith("asked ")} == {"www.example."}
 
 
 def test_a_host_without_ipv6(lab: Lab, key: Path, tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy_vpn.errors import FlowError, Status
+from proxy_vpn.keys import Identity
 from proxy_vpn.mesh import virtual as module
 from proxy_vpn.mesh.names import Router
+from proxy_vpn.mesh.pex import make_record
 from proxy_vpn.mesh.virtual import SHARED_SPACE, VirtualNetwork
 from proxy_vpn.net.interfaces import routed_networks
-from tests.support.mesh_world import KEY, two_members
-from tests.support.virtual_loop import run_virtually
+from proxy_vpn.wire.messages import Peers
+from tests.support.mesh_world import KEY, UNIX_TIME_S, pause, two_members
+from tests.support.virtual_loop import START_S, run_virtually
 
 ONE, TWO, THREE = (bytes([n]) * 32 for n in (1, 2, 3))
 identities = st.binary(min_size=32, max_size=32)
@@ -49,6 +52,37 @@ def test_of_two_with_one_address_the_second_moves_and_stays(monkeypatch: pytest.
     again.remember(THREE, network.place(THREE))
     again.remember(TWO, 7)  # this machine's own
     assert again.of(THREE) == network.of(THREE) and again.place(TWO) == 9
+
+
+@pytest.mark.parametrize("order", [(TWO, THREE), (THREE, TWO)])
+def test_of_those_learnt_at_once_the_lesser_identity_goes_first(
+    order: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VirtualNetwork, "_candidates", lambda self, identity: iter((7, 9, 11)))
+    network = VirtualNetwork(KEY, ONE)
+    network.give(order)
+    assert (network.place(TWO), network.place(THREE)) == (9, 11)
+    late = VirtualNetwork(KEY, ONE)
+    late.give([THREE])
+    late.give(order)
+    assert (late.place(TWO), late.place(THREE)) == (11, 9)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_order_in_an_exchange_does_not_matter(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VirtualNetwork, "_candidates", lambda self, identity: iter((7, 9, 11, 13)))
+    devices = sorted((Identity(bytes([n]) * 32) for n in (21, 22)), key=lambda each: each.id, reverse=turned)
+
+    async def main() -> None:
+        async with two_members() as (_, one, two):
+            records = [make_record(KEY, each, f"peer-{each.id[0]}", [], UNIX_TIME_S + START_S) for each in devices]
+            one.session(two).send_control(Peers(records))
+            await pause(1.0)
+            assert len(two.mesh.roster) == 3
+            places = [two.mesh.virtual.place(each) for each in sorted(each.id for each in devices)]
+            assert (two.mesh.virtual.place(one.mesh.identity.id), places) == (9, [11, 13])
+
+    run_virtually(main())
 
 
 def test_addresses_lead_back_to_devices(monkeypatch: pytest.MonkeyPatch) -> None:
