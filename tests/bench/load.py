@@ -33,6 +33,7 @@ CUBIC = "cubic"
 FIRST_SOCKS_S = 2.0
 FIRST_STRAIGHT_S = 0.1
 RETRY_S = 0.01
+STUCK_S = 0.3
 FORK = multiprocessing.get_context("fork")
 
 
@@ -173,15 +174,22 @@ def deaf(port: int) -> None:
 
 
 def stall(way: Way, port: int, streams: int, seconds: float) -> int:
-    """Bytes that `streams` connections took while nobody read, each sent to as fast as it takes."""
+    """Bytes that `streams` connections took while nobody read, each sent to as fast as it takes.
+
+    Says when none takes any more, and goes on for so many seconds.
+    """
     socks = [way.dial(port + 1) for _ in range(streams)]
     for sock in socks:
         sock.setblocking(False)
     print("connected", flush=True)
-    chunk, total, deadline = bytes(CHUNK_BYTES), 0, time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        _, ready, _ = select.select([], socks, [], left)
+    chunk, total = bytes(CHUNK_BYTES), 0
+    while ready := select.select([], socks, [], STUCK_S)[1]:
         for sock in ready:
+            total += sock.send(chunk)
+    print("stuck", flush=True)
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        for sock in select.select([], socks, [], left)[1]:
             total += sock.send(chunk)
     for sock in socks:
         sock.close()

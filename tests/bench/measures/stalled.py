@@ -1,4 +1,4 @@
-"""Readers that don't: memory of the larger end while 200 senders push at services that never read."""
+"""Readers that don't: memory of the larger end once 200 senders are stuck, whose services never read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def measure(row: Row, samples: Samples, seconds: float) -> None:
     deaf = row.load_process("deaf", row.server)
     deaf.wait_for("^deaf")
     stall = row.load_through("stall", "--streams", str(FLOWS), "--seconds", str(seconds + MARGIN_S))
-    stall.wait_for("^connected", PATIENCE_S)
+    stall.wait_for("^stuck", PATIENCE_S)
     took = row.load("pingpong", "--count", "1000000", "--seconds", str(seconds))["ms"]
     stall.result(PATIENCE_S)
     deaf.stop()
