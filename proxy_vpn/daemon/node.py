@@ -48,7 +48,7 @@ from proxy_vpn.doors.tun import TunDoor
 from proxy_vpn.doors.tun_setup import TunPlan
 from proxy_vpn.errors import FlowError, PvpnError, StateError, Status, UsageError
 from proxy_vpn.keys import NetworkKey
-from proxy_vpn.mesh.flow import PROCESS_GROWTH_LIMIT_BYTES, Budget
+from proxy_vpn.mesh.credit import PROCESS_GROWTH_LIMIT_BYTES, Budget
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.mesh import Mesh, World
 from proxy_vpn.mesh.names import Router

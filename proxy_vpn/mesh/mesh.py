@@ -17,9 +17,10 @@ from proxy_vpn.addresses import Address, Scope, Target
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.keys import Identity, NetworkKey
 from proxy_vpn.mesh.candidates import Source
+from proxy_vpn.mesh.credit import PEER_GROWTH_LIMIT_BYTES, Budget
 from proxy_vpn.mesh.detours import Detours
 from proxy_vpn.mesh.exchange import Exchange
-from proxy_vpn.mesh.flow import PEER_GROWTH_LIMIT_BYTES, Budget, Flow, UdpFlow
+from proxy_vpn.mesh.flow import Flow
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import Kind, PathMonitor, kind_of
@@ -32,6 +33,7 @@ from proxy_vpn.mesh.session import Session, State
 from proxy_vpn.mesh.sizes import LARGEST_BYTES, SizeCheck
 from proxy_vpn.mesh.tap import Tap
 from proxy_vpn.mesh.tunnels import TunnelNumbers, Tunnels
+from proxy_vpn.mesh.udp_flow import UdpFlow
 from proxy_vpn.mesh.unreached import UNREACHED_HINT, Unreached
 from proxy_vpn.mesh.virtual import VirtualNetwork
 from proxy_vpn.mesh.watcher import Watcher

@@ -13,10 +13,11 @@ from contextlib import suppress
 
 from proxy_vpn.addresses import NETWORK_SUFFIX, Target, valid_name
 from proxy_vpn.errors import FlowError, Status
-from proxy_vpn.mesh.flow import Flow, UdpFlow
+from proxy_vpn.mesh.flow import Flow
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.routes import Ways
+from proxy_vpn.mesh.udp_flow import UdpFlow
 from proxy_vpn.mesh.virtual import Addresses
 from proxy_vpn.ranges import IP, parse_ip
 

@@ -8,7 +8,9 @@ from typing import Generic, Protocol, TypeVar
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, FlowLost, Status
-from proxy_vpn.mesh.flow import IMPLIED_CREDIT_BYTES, Carrier, Flow, UdpFlow
+from proxy_vpn.mesh.credit import IMPLIED_CREDIT_BYTES
+from proxy_vpn.mesh.flow import Carrier, Flow
+from proxy_vpn.mesh.udp_flow import UdpFlow
 
 _AnyFlow = TypeVar("_AnyFlow", Flow, UdpFlow)
 

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Protocol
 
 from proxy_vpn.errors import WireError
-from proxy_vpn.mesh.flow import Budget
+from proxy_vpn.mesh.credit import Budget
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.mesh.sizes import SizeCheck

@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, FlowLost, Status, WireError
+from proxy_vpn.mesh.credit import Budget
 from proxy_vpn.mesh.datagrams import DatagramSender
-from proxy_vpn.mesh.flow import RESET_CODE, Budget, Flow, UdpFlow
+from proxy_vpn.mesh.flow import RESET_CODE, Flow
 from proxy_vpn.mesh.openings import Head, Incoming, IncomingTcp, IncomingUdp, Opening, refusal
 from proxy_vpn.mesh.tap import Kind, untapped
+from proxy_vpn.mesh.udp_flow import UdpFlow
 from proxy_vpn.net.engine import StreamsExhausted
 from proxy_vpn.net.quic import Link
 from proxy_vpn.wire import messages

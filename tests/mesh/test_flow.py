@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowLost
-from proxy_vpn.mesh.flow import (
-    CHUNK_BYTES,
-    EARLY_DATAGRAMS,
-    FLOW_WINDOW_LIMIT_BYTES,
-    IMPLIED_CREDIT_BYTES,
-    PEER_GROWTH_LIMIT_BYTES,
-    REFUSED_EVERY_S,
-    Budget,
-    Flow,
-    UdpFlow,
-)
+from proxy_vpn.mesh.credit import FLOW_WINDOW_LIMIT_BYTES, IMPLIED_CREDIT_BYTES, PEER_GROWTH_LIMIT_BYTES, Budget
+from proxy_vpn.mesh.flow import CHUNK_BYTES, Flow
 from proxy_vpn.mesh.tap import untapped
+from proxy_vpn.mesh.udp_flow import EARLY_DATAGRAMS, REFUSED_EVERY_S, UdpFlow
 from proxy_vpn.net.turns import HURRY_S, SMALL_BYTES, TURNS
 from proxy_vpn.wire.messages import datagram_frames
 
@@ -240,6 +232,24 @@ def test_a_window_grows_while_it_is_used_up_quickly_and_shrinks_never_below_64_k
         windows.append(granted - received)
     assert windows[-1] == max(windows) == FLOW_WINDOW_LIMIT_BYTES
     assert windows == sorted(windows)
+
+
+def test_a_sender_whose_window_doubles_every_round_trip_is_hardly_held_back() -> None:
+    flow, carrier, _ = bench()
+    carrier.rtt_s, flight, received = 0.04, 11_000, 1
+    granted = [(0.0, IMPLIED_CREDIT_BYTES)]
+    while flight < FLOW_WINDOW_LIMIT_BYTES // 4:
+        for part in range(8):  # spread over the round trip
+            carrier.clock_s += carrier.rtt_s / 8
+            size = flight * (part + 1) // 8 - flight * part // 8
+            received += size
+            # What arrives now left when the sender knew the grants of a round trip ago.
+            known = max(limit for at, limit in granted if at <= carrier.clock_s - carrier.rtt_s + 1e-9)
+            assert received - known <= flight / 4
+            flow.stream_received(bytes(size), False)
+            flow.consumed(size)
+            granted += [(carrier.clock_s, limit) for limit in carrier.grants]
+        flight *= 2
 
 
 def test_a_slow_reader_keeps_the_first_window() -> None:

@@ -11,7 +11,8 @@ import pytest
 from proxy_vpn.addresses import Address
 from proxy_vpn.keys import NetworkKey
 from proxy_vpn.mesh.candidates import Source
-from proxy_vpn.mesh.flow import PROCESS_GROWTH_LIMIT_BYTES, Budget, Flow
+from proxy_vpn.mesh.credit import PROCESS_GROWTH_LIMIT_BYTES, Budget
+from proxy_vpn.mesh.flow import Flow
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.mesh import Mesh, World
 from proxy_vpn.mesh.openings import Incoming, IncomingTcp

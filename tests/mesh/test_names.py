@@ -11,8 +11,9 @@ import pytest
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowError, Status
 from proxy_vpn.keys import NetworkKey
-from proxy_vpn.mesh.flow import Flow, UdpFlow
+from proxy_vpn.mesh.flow import Flow
 from proxy_vpn.mesh.names import START_S, START_WAIT_S, Router
+from proxy_vpn.mesh.udp_flow import UdpFlow
 from proxy_vpn.mesh.virtual import VirtualNetwork
 from tests.support.mesh_world import KEY, Member, StreamSink, Wire, identity, pause, two_members
 from tests.support.virtual_loop import run_virtually

@@ -13,10 +13,12 @@ import pytest
 
 from proxy_vpn.addresses import Address, Target
 from proxy_vpn.errors import FlowError, FlowLost, Status
-from proxy_vpn.mesh.flow import IMPLIED_CREDIT_BYTES, Flow, UdpFlow
+from proxy_vpn.mesh.credit import IMPLIED_CREDIT_BYTES
+from proxy_vpn.mesh.flow import Flow
 from proxy_vpn.mesh.openings import Incoming, IncomingTcp, IncomingUdp
 from proxy_vpn.mesh.session import AUTH_TIMEOUT_S, State
 from proxy_vpn.mesh.streams import OPEN_TIMEOUT_S, OVERRUNS_LIMIT
+from proxy_vpn.mesh.udp_flow import UdpFlow
 from proxy_vpn.wire.messages import Credit, Open, Peers, encode_control, encode_open
 from tests.support.engine_pair import PAIRINGS
 from tests.support.mesh_world import Member, StreamSink, Wire, ordered, pause, two_members

@@ -13,13 +13,15 @@ from proxy_vpn.addresses import Address, Target
 from proxy_vpn.errors import FlowLost
 from proxy_vpn.keys import Identity, NetworkKey
 from proxy_vpn.mesh.candidates import Source
+from proxy_vpn.mesh.credit import PROCESS_GROWTH_LIMIT_BYTES, Budget
 from proxy_vpn.mesh.duplex import Duplex
-from proxy_vpn.mesh.flow import PROCESS_GROWTH_LIMIT_BYTES, Budget, Flow, UdpFlow
+from proxy_vpn.mesh.flow import Flow
 from proxy_vpn.mesh.keyring import Keyring
 from proxy_vpn.mesh.mesh import Mesh, World
 from proxy_vpn.mesh.openings import Incoming, IncomingTcp
 from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.session import Session
+from proxy_vpn.mesh.udp_flow import UdpFlow
 from proxy_vpn.net.demux import Demultiplexer, LinkReceiver
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.udp import Path
