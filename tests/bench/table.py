@@ -26,6 +26,7 @@ TABLES: dict[str, tuple[_Column, ...]] = {
         ("traffic MB an hour", ("idle_traffic",), ".2f"),
     ),
     "100 Mbit/s, 40 ms, 256 KiB queue": (
+        ("connect p50 ms", ("line_connect",), ".1f"),
         ("clean Mbit/s", ("line_clean",), ".1f"),
         ("queue ms", ("line_queue",), ".0f"),
         ("0.1 % loss Mbit/s", ("line_loss01",), ".1f"),

@@ -17,10 +17,14 @@ SLOW_START_S = 1.5
 TAIL_S = 0.5
 MANY = 1_000_000
 IDLE_PINGS = 10
+CONNECTS = 10
 
 
 def measure(row: Row, samples: Samples, seconds: float, losses: Sequence[str]) -> None:
-    """One run of a row on such a wire; Mbit/s up as line_clean, line_loss01 and line_loss1, ms as line_queue."""
+    """One run of a row on such a wire.
+
+    Mbit/s up as line_clean, line_loss01 and line_loss1, milliseconds as line_connect and line_queue.
+    """
     assert row.wire is not None
     for name in losses:
         row.wire.set(loss=LOSSES[name])
@@ -33,7 +37,11 @@ def measure(row: Row, samples: Samples, seconds: float, losses: Sequence[str]) -
 
 
 def _measure_clean(row: Row, samples: Samples, seconds: float) -> None:
-    """Also what bulk adds to the round trip of others on that line: of a bare connection's echo."""
+    """Also a new connection to its first echoed byte, and what bulk adds to others' round trip there.
+
+    The others' is that of a bare connection's echo.
+    """
+    add(samples, "line_connect", percentile(row.load("connect", "--count", str(CONNECTS))["ms"], 0.5))
     idle = _echo_ms(row, "--count", str(IDLE_PINGS))
     bulk = row.load_through("up", "--seconds", str(seconds))
     bulk.wait_for("^connected")
