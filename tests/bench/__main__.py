@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import plot, table
-from tests.bench.measures import idle, latency, line, stalled, starts, streams
+from tests.bench.measures import idle, latency, line, peers, stalled, starts, streams
 from tests.bench.measures.samples import Results
 from tests.bench.row import Row
 from tests.bench.tools import TOOLS, UNASKED
+from tests.bench.tools.pvpn import Pvpn
 from tests.lab.hosts import Lab, available
 from tests.lab.wire import unavailable as no_wire
 
-MEASURES = ("streams", "latency", "starts", "idle", "line", "stalled")
+MEASURES = ("streams", "latency", "starts", "idle", "peers", "line", "stalled")
 
 
 def main() -> int:
@@ -36,8 +37,10 @@ def main() -> int:
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="pvpn-bench-") as directory:
         at = Path(directory)
-        if set(options.measures) - {"line"}:
+        if set(options.measures) - {"line", "peers"}:
             _on_fast_links(options, at, results)
+        if "peers" in options.measures:
+            _among_many(options, at, results)
         if "line" in options.measures:
             _on_a_long_line(options, at, results)
     _report(results, options)
@@ -53,6 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each transfer (%(default)s)")
     parser.add_argument("--line-seconds", type=float, default=8.0, help="the same on the long line (%(default)s)")
     parser.add_argument("--idle-seconds", type=float, default=60.0, help="how long to watch idle processes")
+    parser.add_argument("--members", type=_members, default=peers.MANY, help="of a network of many (%(default)s)")
     parser.add_argument("--count", type=int, default=500, help="connections, and ping-pongs, a run (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's numbers there as well")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the most asked-for numbers there (SVG)")
@@ -67,6 +71,12 @@ def _chosen(known: Iterable[str]) -> Callable[[str], list[str]]:
         return names
 
     return parse
+
+
+def _members(text: str) -> int:
+    if not text.isdecimal() or not peers.FEW < int(text) <= peers.MOST:
+        raise argparse.ArgumentTypeError(f"from {peers.FEW + 1} to {peers.MOST}")
+    return int(text)
 
 
 def _on_fast_links(options: argparse.Namespace, directory: Path, results: Results) -> None:
@@ -103,6 +113,17 @@ def _measure_row(options: argparse.Namespace, lab: Lab, row: Row, results: Resul
         latency.measure(row, samples, options.count, options.seconds)
     if "starts" in options.measures:
         starts.measure(row, samples)
+
+
+def _among_many(options: argparse.Namespace, directory: Path, results: Results) -> None:
+    """Networks of more members than two, of ours alone: the others' nodes know but the one they were told of."""
+    for name in options.tools:
+        tool = TOOLS[name]
+        if isinstance(tool, Pvpn) and not tool.missing():
+            _say(f"a network of {options.members}: {tool.title}")
+            with Lab() as lab:
+                samples = results.setdefault(tool.title, {})
+                peers.measure(tool, lab, directory / f"peers-{name}", samples, options.idle_seconds, options.members)
 
 
 def _on_a_long_line(options: argparse.Namespace, directory: Path, results: Results) -> None:

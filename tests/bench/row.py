@@ -79,7 +79,7 @@ class Row:
 
     def sent_bytes(self) -> int:
         """By both hosts so far, counted on their links: what one node sends and receives."""
-        return sum(_sent_bytes(host) for host in (self.client, self.server))
+        return sum(sent_bytes(host) for host in (self.client, self.server))
 
     def load(self, role: str, *more: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """The answer of a load on the client's host that goes through the tool."""
@@ -115,6 +115,7 @@ def _use_cubic(host: Host) -> None:
     host.run(["ip", "route", "replace", near, *f"dev eth0 proto kernel src {host.address} congctl {CUBIC}".split()])
 
 
-def _sent_bytes(host: Host) -> int:
+def sent_bytes(host: Host) -> int:
+    """Through its link so far."""
     links = json.loads(host.run(["ip", "-json", "-stats", "link", "show", "dev", "eth0"]).stdout)
     return int(links[0]["stats64"]["tx"]["bytes"])

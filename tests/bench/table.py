@@ -25,6 +25,11 @@ TABLES: dict[str, tuple[_Column, ...]] = {
         ("memory MB", ("rss_idle",), ".0f"),
         ("traffic MB an hour", ("idle_traffic",), ".2f"),
     ),
+    "Each further peer, doing nothing": (
+        ("CPU % of a core", ("peer_cpu",), ".4f"),
+        ("memory KB", ("peer_memory",), ".0f"),
+        ("traffic MB an hour", ("peer_traffic",), ".2f"),
+    ),
     "100 Mbit/s, 40 ms, 256 KiB queue": (
         ("connect p50 ms", ("line_connect",), ".1f"),
         ("clean Mbit/s", ("line_clean",), ".1f"),

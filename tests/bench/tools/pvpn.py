@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.bench.tools.tool import SOCKS_PORT, Pair, Tool
 from tests.lab.daemon import Daemon, make_key
+from tests.lab.hosts import Host
 from tests.support.dialing import Way
 from tests.support.processes import Process
 
@@ -21,6 +22,10 @@ class Pvpn(Tool):
         self.title = title or f"pvpn {engine}"
         self._options = ("--engine", engine, *(options or ("--no-dht",)))
 
+    def daemon(self, host: Host, key: Path, name: str, *options: str) -> Daemon:
+        """One member of a network."""
+        return Daemon(host, key, name, *self._options, *options, socks_port=SOCKS_PORT)
+
     def prepare(self, pair: Pair) -> None:
         make_key(pair.directory)
 
@@ -28,8 +33,7 @@ class Pvpn(Tool):
         return self._run(self._far(pair).start())
 
     def start_near(self, pair: Pair) -> list[Process]:
-        peer = ("--peer", self._far(pair).endpoint)
-        near = Daemon(pair.client, self._key(pair), "near", *self._options, *peer, socks_port=SOCKS_PORT)
+        near = self.daemon(pair.client, self._key(pair), "near", "--peer", self._far(pair).endpoint)
         near.begin()
         return self._run(near)
 
@@ -37,7 +41,7 @@ class Pvpn(Tool):
         return Way(FAR_NAME, SOCKS_PORT)
 
     def _far(self, pair: Pair) -> Daemon:
-        return Daemon(pair.server, self._key(pair), FAR_NAME, *self._options, socks_port=SOCKS_PORT)
+        return self.daemon(pair.server, self._key(pair), FAR_NAME)
 
     @staticmethod
     def _key(pair: Pair) -> Path:
