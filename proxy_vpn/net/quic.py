@@ -24,6 +24,7 @@ from proxy_vpn.net.engine import (
     Engine,
     EngineHandler,
 )
+from proxy_vpn.net.engine_timer import EngineTimer
 from proxy_vpn.net.pacer import Pacer
 from proxy_vpn.net.trains import Trains
 from proxy_vpn.net.udp import Path
@@ -42,10 +43,7 @@ LOSS_LEAST_S = 0.025  # and before they take a packet for lost (RFC 9002, sectio
 WINDOW_PACKETS = 8
 UNPACED_PACKETS = 20
 TOGETHER_S = 0.0001
-SPINS_LIMIT = 50
 PACKET_OVERHEAD_BYTES = 64
-_TIMER_SLACK_S = 0.0002
-_TIMER_PAUSE_S = 0.0005
 _log = logging.getLogger(__name__)
 
 
@@ -95,13 +93,11 @@ class Link:
         self._framed_bytes = 0
         self._sent_first = False
         self._lost = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer = EngineTimer(engine, self._timer_due, self._wake_up)
         self._settling = self._flushing = False
         self._fed_bytes = 0
         self._has_news = False
         self._flushed_at = 0.0
-        self._spins = 0
         self._pacer = Pacer()
         self._paced_path: Path | None = None
         self._paced: asyncio.TimerHandle | None = None
@@ -156,8 +152,11 @@ class Link:
         """There is something to send or to say: settle at the end of this turn of the loop."""
         if self._settling:
             self._has_news = True  # it ends with a look at what there is
-        elif self._wake is None and not self._closed:
-            self._wake = self._loop.call_soon(self._woken)
+        elif not self._closed:
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._wake = self._wake or self._loop.call_soon(self._woken)
 
     def flush(self) -> None:
         """Something was given to the engine: send it at once, and what follows soon together, after this turn."""
@@ -169,7 +168,7 @@ class Link:
         self._flushing = True
         try:
             self._send()
-            self._set_timer(0.0 if self.engine.backlog else LOSS_LEAST_S)
+            self._timer.set(0.0 if self.engine.backlog else LOSS_LEAST_S)
         except Exception:
             # As in `settle`; whoever has just written goes on with its work first.
             _log.exception("a connection failed")
@@ -205,7 +204,7 @@ class Link:
             if not self._pacer.queued(self.engine.rtt_s):
                 self.trains.expect_losses(self._loop.time())
         elif 0 < fed_bytes <= ANSWERED_BYTES and not self._has_something():
-            self._set_timer(ACK_DELAY_S)
+            self._timer.set(ACK_DELAY_S)
             return
         for _ in range(SEND_ROUNDS_LIMIT):
             if self._closed:
@@ -218,8 +217,8 @@ class Link:
             if not self._handler.room_available():
                 break
         else:
-            self._wake = self._wake or self._loop.call_soon(self._woken)
-        self._set_timer()
+            self._wake_up()
+        self._timer.set()
 
     def _has_something(self) -> bool:
         """Whether more than an acknowledgement may be sent now; that alone waits for an answer to go with (1 ms)."""
@@ -316,7 +315,7 @@ class Link:
             self._paced_path, self._pacer = path, Pacer()
         size = sum(map(len, datagrams))
         self.sent_bytes += size
-        self._spins = 0
+        self._timer.sent()
         self._pacer.sent(size)
         self._packets_since_update += len(datagrams)
         self._unanswered_since = self._unanswered_since or self._loop.time()
@@ -407,7 +406,8 @@ class Link:
         self._closed = True
         for connection_id in tuple(self._ids):
             self.remove_connection_id(connection_id)
-        for handle in (self._timer, self._wake, self._paced):
+        self._timer.close()
+        for handle in (self._wake, self._paced):
             if handle is not None:
                 handle.cancel()
         self._handler.link_closed(reason)
@@ -420,34 +420,7 @@ class Link:
     def closed(self) -> bool:
         return self._closed
 
-    def _set_timer(self, least_s: float = 0.0) -> None:
-        """Let the loop call when the engine wants it, which is not before `least_s` from now."""
-        if self._closed:
-            return
-        now = self._loop.time()
-        if self._timer is not None and self._timer_at <= now + least_s:
-            return
-        at = self.engine.timer()
-        if at is None:
-            return
-        if at < now + _TIMER_PAUSE_S:
-            if self._spins < SPINS_LIMIT and self._wake is None and self.engine.paces:
-                # Its pacer holds something back for microseconds; the loop's timers would make a millisecond of it.
-                self._spins += 1
-                self._wake = self._loop.call_soon(self._woken)
-            # An engine may ask for a time that is past already, again and again while it waits for something else.
-            at = now + _TIMER_PAUSE_S
-        if self._timer is not None and self._timer_at <= at + _TIMER_SLACK_S:
-            return  # it fires first and is set again then: cheaper than moving it with every packet
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = self._loop.call_at(at, self._timer_fired)
-
-    def _timer_fired(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        at = self.engine.timer()
-        if at is not None and at <= now + _TIMER_SLACK_S:
-            self._guard(lambda: self.engine.handle_timer(max(now, at)))
+    def _timer_due(self, at: float | None) -> None:
+        if at is not None:
+            self._guard(lambda: self.engine.handle_timer(at))
         self.settle()
