@@ -15,6 +15,8 @@ SHORTEST_PREFIX = {4: 8, 6: 16}
 _METADATA = ip_network("168.63.129.16/32")
 _NEVER = (
     _METADATA,
+    # IETF protocol assignments (RFC 6890), among them a cloud's metadata; and the anycast of 6to4 (RFC 7526).
+    *map(ip_network, ("192.0.0.0/24", "192.88.99.0/24")),
     *map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "fe80::/10", "ff00::/8")),
 )
 # Each site may have its own of these: RFC 1918, 6598, 4193.
@@ -74,7 +76,7 @@ def is_public(ip: IP) -> bool:
     """Whether this is a unicast address of the internet, and so is each address hidden in it."""
     if isinstance(ip, IPv6Address) and not (ip in _GLOBAL_UNICAST or ip in _NAT64[0]):
         return False
-    if ip in _METADATA:
+    if any(ip.version == never.version and ip in never for never in _NEVER):
         return False
     return ip.is_global and not ip.is_multicast and all(is_public(inner) for inner in _hidden(ip))
 

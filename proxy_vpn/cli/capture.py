@@ -90,8 +90,13 @@ class Pipe:
         self.write([header])
 
     def write(self, records: list[bytes]) -> None:
-        self._stream.write(b"".join(records))
-        self._stream.flush()
+        try:
+            self._stream.write(b"".join(records))
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StateError(f"can't write to standard output: {error.strerror}", "give -w FILE") from None
 
     def __enter__(self) -> Pipe:
         return self

@@ -22,6 +22,9 @@ _NO_ERROR, _FORMAT_ERROR, _NO_SUCH_NAME, _NOT_IMPLEMENTED, _REFUSED = 0, 1, 3, 4
 _QUERY: Final = 0
 _REVERSE4: Final = ".in-addr.arpa"
 _REVERSE6: Final = ".ip6.arpa"
+# Asked of a server, it means the asker's own machine (RFC 6761, section 6.3).
+_LOCALHOST: Final = "localhost"
+_LOOPBACKS: Final = ("127.0.0.1", "::1")
 
 
 class Zone(Protocol):
@@ -83,7 +86,8 @@ def _look_up(name: str, kind: int, zone: Zone) -> tuple[int, list[tuple[int, str
         if owner is None:
             return _NO_SUCH_NAME, []
         return _NO_ERROR, [(_PTR, owner + ".")] if kind in (_PTR, _ANY) else []
-    addresses = zone.addresses(name)
+    is_here = name.rpartition(".")[2] == _LOCALHOST
+    addresses = _LOOPBACKS if is_here else zone.addresses(name)
     if addresses is None:
         return _look_up_nobody(name, kind, zone)
     records = [(_AAAA if ":" in ip else _A, ip) for ip in addresses]

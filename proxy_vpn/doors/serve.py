@@ -121,7 +121,10 @@ class ServeDoor:
     def _break_off_gone(self) -> None:
         here = {address.ip for address in reachable_addresses(_ANYWHERE)}
         for service, inside in tuple(self._services.items()):
-            ip = service.local_ip
+            try:
+                ip = service.local_ip
+            except OSError:
+                continue  # closed, and its flow has still to end
             if inside is None and ip not in here and not ip_address(ip).is_loopback:
                 service.lose(OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)))
 

@@ -20,6 +20,8 @@ MTU: Final = 1280
 # Other routes to the same network, the host's own LAN above all, go first.
 METRIC: Final = 5000
 DEVICE_NAME: Final = "pvpn%d"
+# The kernel's 500 are full when a thousand connections begin at once, and what finds no place is lost.
+QUEUE_PACKETS: Final = 10_000
 RECEIVE_BUFFER_BYTES: Final = 128 * 1024
 _BACKLOG: Final = 1024
 _NO_DETECTION: Final = 2  # IFA_F_NODAD: nobody else can have it, and until the kernel knows that it can't be bound
@@ -149,7 +151,7 @@ def _configure(name: str, plan: TunPlan) -> None:
         with IPRoute() as netlink:
             index = netlink.link_lookup(ifname=name)[0]
             ipv6 = {"IFLA_AF_SPEC": _no_link_local()} if any(own.version == 6 for own in plan.addresses) else {}
-            netlink.link("set", index=index, mtu=plan.mtu, **ipv6)
+            netlink.link("set", index=index, mtu=plan.mtu, txqlen=QUEUE_PACKETS, **ipv6)
             netlink.link("set", index=index, state="up")
             for address in plan.addresses:
                 flags = _NO_DETECTION if address.version == 6 else 0

@@ -76,6 +76,7 @@ class TunTable:
     def __init__(self) -> None:
         self.rules: dict[bytes, Rule] = {}
         self._connections: dict[Connection, None] = {}
+        self._ended: dict[Connection, None] = {}
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -111,8 +112,19 @@ class TunTable:
         rule = self.rules.get(own + far + own_port.to_bytes(2, "big") + far_port.to_bytes(2, "big"))
         return None if rule is None else rule.connection
 
+    def end(self, connection: Connection, how: int) -> None:
+        """A packet ended one direction of it, or reset it."""
+        connection.ended |= how
+        if connection.ended & RESET or connection.ended == FORWARD_FIN | BACKWARD_FIN:
+            self._ended.setdefault(connection)
+
+    def oldest_ended(self) -> Connection | None:
+        """That which ended first of those that are kept a little longer; None if there is none."""
+        return next(iter(self._ended), None)
+
     def remove(self, connection: Connection) -> None:
         """Forget it; idempotent."""
+        self._ended.pop(connection, None)
         if connection in self._connections:
             del self._connections[connection]
             for key in connection.keys:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
@@ -38,6 +39,7 @@ from proxy_vpn.wire.packet import (
 MAX_OPENING: Final = 1024
 SWEEP_S: Final = 1.0
 PORT_TRIES: Final = 8
+_log = logging.getLogger(__name__)
 # Where addresses and ports stand in a packet with its virtio header; the ports are TCP's first four bytes.
 _REGION4: Final = (VNET_BYTES + 12, VNET_BYTES + 24)
 _REGION6: Final = (VNET_BYTES + 8, VNET_BYTES + 44)
@@ -79,7 +81,7 @@ class TunTcp:
         self._loop = asyncio.get_running_loop()
         self._acceptors = [Acceptor(Listener(sock, own), self._serve, MAX_CONNECTIONS) for sock in listeners]
         self._timer: asyncio.Handle | None = None
-        self._closed = False
+        self._closed = self._told_full = False
 
     @property
     def own(self) -> Mapping[bytes, int]:
@@ -111,7 +113,7 @@ class TunTcp:
         key = bytes(buffer[start:end])
         flags = buffer[end + _FLAGS_AT]
         rule = self.table.rules.get(key)
-        if rule is None or (flags & SYN and rule.connection.ended):
+        if rule is None or (flags & (SYN | ACK) == SYN and rule.connection.ended):
             self._unknown(bytes(memoryview(buffer)[:size]), key, flags)
             return
         buffer[start:end] = rule.region
@@ -122,7 +124,7 @@ class TunTcp:
         connection = rule.connection
         connection.used = now
         if flags & (FIN | RST):
-            connection.ended |= RESET if flags & RST else rule.fin
+            self.table.end(connection, RESET if flags & RST else rule.fin)
         self._device.write(memoryview(buffer)[:size])
 
     def is_unfinished(self) -> bool:
@@ -139,7 +141,7 @@ class TunTcp:
                 sock.setblocking(False)
                 sock.bind((_text(own), 0))
                 ports = sock.getsockname()[1].to_bytes(2, "big") + port.to_bytes(2, "big")
-                if self.table.is_full:
+                if self._is_full():
                     raise OSError(errno.ENOBUFS, "too many connections")
                 connection = self.table.lead_to_service(own + source + ports, self._loop.time())
                 if connection is None:  # those ports are a connection's already
@@ -178,7 +180,7 @@ class TunTcp:
         rule = self.table.rules.get(key)
         if rule is not None:  # the same ports anew, before the old connection was forgotten
             self.table.remove(rule.connection)
-        if self.table.is_full or len(self._opening) >= MAX_OPENING:
+        if self._is_full() or len(self._opening) >= MAX_OPENING:
             self._refuse(packet)
             return
         target = Target(_text(far), int.from_bytes(target_port, "big"))
@@ -218,6 +220,21 @@ class TunTcp:
         finally:
             connection.done = True
 
+    def _is_full(self) -> bool:
+        """Whether there is no place for one more; who ended first makes room, even if not quite forgotten yet."""
+        while self.table.is_full and (ended := self.table.oldest_ended()) is not None:
+            self.table.remove(ended)
+            self._forgotten(ended)
+        if self.table.is_full and not self._told_full:
+            self._told_full = True
+            _log.warning("%d connections are open through the interface: new ones are refused", MAX_CONNECTIONS)
+        return self.table.is_full
+
+    def _forgotten(self, connection: Connection) -> None:
+        self._dialled.pop(connection, None)
+        if connection.flow is not None and not connection.accepted:
+            connection.flow.reset()
+
     def _refuse(self, packet: Packet) -> None:
         answer = tcp_reset(packet)
         if answer is not None:
@@ -238,9 +255,7 @@ class TunTcp:
         self._timer = None
         self._look_at_dialled()
         for connection in self.table.remove_ended(self._loop.time()):
-            self._dialled.pop(connection, None)
-            if connection.flow is not None and not connection.accepted:
-                connection.flow.reset()
+            self._forgotten(connection)
         if len(self.table):
             self._sweep_later()
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
-from ipaddress import IPv4Address, ip_address, ip_network
-from pathlib import Path
+from ipaddress import ip_address, ip_network
 
 import ifaddr
 
 from proxy_vpn.addresses import Address
+from proxy_vpn.net.route_tables import routed_networks
 from proxy_vpn.ranges import Network
 
 
@@ -36,24 +35,8 @@ def attached_networks() -> list[Network]:
 
 
 def networks_in_use() -> list[Network]:
-    """The networks of this host's interfaces and routes (routes: Linux), default routes left out."""
-    found = attached_networks()
-    with suppress(OSError):
-        lines = Path("/proc/net/route").read_text(encoding="ascii", errors="replace").splitlines()
-        found += routed_networks(lines)
-    return found
-
-
-def routed_networks(lines: Iterable[str]) -> list[Network]:
-    """The IPv4 networks in the lines of /proc/net/route."""
-    found: list[Network] = []
-    for line in lines:
-        fields = line.split()
-        if len(fields) >= 8 and fields[1] != "00000000":
-            with suppress(ValueError):
-                address, mask = (IPv4Address(bytes.fromhex(fields[index])[::-1]) for index in (1, 7))
-                found.append(ip_network(f"{address}/{mask}", strict=False))
-    return found
+    """The networks of this host's interfaces and routes (routes: IPv4, Linux), default routes left out."""
+    return [*attached_networks(), *routed_networks()]
 
 
 def _host_ips() -> list[str]:

@@ -180,6 +180,12 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         files.write([record(100_000)])
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_said() -> None:
+    with io.FileIO("/dev/full", "w") as full, pytest.raises(StateError, match="No space left"):
+        Pipe(full).begin(HEADER)
+
+
 def test_a_pipe_passes_the_stream_on() -> None:
     stream = io.BytesIO()
     with Pipe(stream) as pipe:

@@ -59,6 +59,14 @@ def test_peers(name: str, kind: str, value: str) -> None:
     assert said.qd[0].qname.decode().rstrip(".") == name.rstrip("."), "the name as it was written (0x20)"
 
 
+@pytest.mark.parametrize("name", ["localhost", "web.LOCALHOST."])
+@pytest.mark.parametrize(("kind", "values"), [("A", ["127.0.0.1"]), ("AAAA", ["::1"]), ("MX", [])])
+def test_this_machine_itself(name: str, kind: str, values: list[str]) -> None:
+    zone = OnePeer(b"leaked")
+    said = ask(query(name, kind), zone)
+    assert said.rcode == NO_ERROR and [record.rdata for record in said.an or []] == values and not zone.asked
+
+
 @pytest.mark.parametrize("ip", [V4, V6])
 def test_reverse(ip: str) -> None:
     pointer = ip_address(ip).reverse_pointer

@@ -15,6 +15,7 @@ from proxy_vpn.doors.beyond import Beyond
 from proxy_vpn.doors.own import OwnListeners
 from proxy_vpn.doors.serve import ServeDoor
 from proxy_vpn.doors.serve_udp import ServedUdp
+from proxy_vpn.doors.tcp import TcpDuplex
 from proxy_vpn.errors import FlowLost, Status
 from proxy_vpn.mesh.routes import Offer as Networks
 from proxy_vpn.ranges import IP, parse_route
@@ -345,5 +346,26 @@ def test_idle_datagrams_end() -> None:
         served = ServedUdp(near, [Address("127.0.0.1", free_udp_port())], OwnListeners(), idle_s=0.05)
         await asyncio.wait_for(served.run(), WAIT_S)
         assert far.closed
+
+    asyncio.run(main())
+
+
+def test_what_was_dialled_at_an_address_that_is_gone_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is being closed at the time."""
+    monkeypatch.setattr("proxy_vpn.doors.serve.GONE_AFTER_S", 0.0)
+
+    class Gone(TcpDuplex):
+        local_ip = "198.51.100.7"
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            socks = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+            closed, gone = TcpDuplex(socks[0]), Gone(socks[1])
+            closed.abort()
+            door = serve_door(FakePolicy(), OwnListeners())
+            door._services.update({closed: None, gone: None})
+            door.network_changed()
+            async with asyncio.timeout(WAIT_S):
+                await gone.wait_closed()
 
     asyncio.run(main())

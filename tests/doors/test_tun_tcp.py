@@ -53,9 +53,15 @@ class Stage:
         self.told.append(error)
 
     def send(self, flags: str, port: int = 22, **more: Any) -> None:
-        packet = bytes(IP(src=OWN, dst=FAR) / TCP(sport=4000, dport=port, flags=flags, **more))
-        buffer = bytearray(VNET_BYTES) + packet
-        self.tcp.take(buffer, len(buffer), 0.0)
+        self.take(IP(src=OWN, dst=FAR) / TCP(sport=4000, dport=port, flags=flags, **more))
+
+    def answer(self, flags: str, port: int = 4000) -> None:
+        """A packet of the listener's."""
+        self.take(IP(src=OWN, dst=FAR) / TCP(sport=self.tcp.own[socket.inet_aton(OWN)], dport=port, flags=flags))
+
+    def take(self, packet: Any) -> None:
+        buffer = bytearray(VNET_BYTES) + bytes(packet)
+        self.tcp.take(buffer, len(buffer), asyncio.get_running_loop().time())
 
 
 def play(scene: Callable[[Stage], Awaitable[None]]) -> None:
@@ -140,5 +146,52 @@ def test_a_dialled_connection_is_done_with_when_its_socket_is_closed() -> None:
             dialled.close()
             assert not stage.tcp.is_unfinished()
             assert connection.is_over(connection.used + HALF_CLOSED_KEPT_S + 1)
+
+    play(scene)
+
+
+class Flow:
+    """A flow that nothing happens to."""
+
+    def __init__(self) -> None:
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def test_a_syn_ack_that_is_sent_again_after_the_program_s_end_reaches_it() -> None:
+    async def scene(stage: Stage) -> None:
+        stage.outgoing.answer.set_result(Flow())
+        stage.send("S")
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        stage.answer("SA")
+        stage.send("FA")
+        stage.answer("SA")  # by its timer, before the listener's kernel saw an answer
+        assert [str(packet[TCP].flags) for packet in stage.device.written] == ["S", "SA", "FA", "SA"]
+
+    play(scene)
+
+
+def test_who_has_ended_makes_room(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("proxy_vpn.doors.tun_table.MAX_CONNECTIONS", 4)
+
+    async def scene(stage: Stage) -> None:
+        flow = Flow()
+        stage.outgoing.answer.set_result(flow)
+        for port in range(1, 21):
+            stage.send("S", port)
+            for _turn in range(3):
+                await asyncio.sleep(0)
+            stage.send("R", port)
+        assert len(stage.tcp.table) == 4 and flow.resets == 16 and not caplog.records
+        assert all(packet[TCP].flags != "RA" for packet in stage.device.written)
+        for port in range(21, 29):
+            stage.send("S", port)
+            for _turn in range(3):
+                await asyncio.sleep(0)
+        assert len(stage.tcp.table) == 4 and [packet[TCP].flags for packet in stage.device.written[-4:]] == ["RA"] * 4
+        assert len(caplog.records) == 1 and "new ones are refused" in caplog.text
 
     play(scene)

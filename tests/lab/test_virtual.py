@@ -7,6 +7,8 @@ import time
 from ipaddress import ip_network
 from pathlib import Path
 
+import pytest
+
 from tests.lab.daemon import SOCKS_PORT, Daemon
 from tests.lab.hosts import Lab
 from tests.lab.scenes import curl, serve_web, two_peers
@@ -40,12 +42,16 @@ def test_a_peer_is_reached_by_its_addresses(lab: Lab, key: Path, tmp_path: Path)
     assert refused.returncode != 0 and f"no peer has the address {nobody}" in refused.stderr
 
 
-def test_a_range_that_this_host_uses_is_left_alone(lab: Lab, key: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["by an address", "by a route in a table of its own"])
+def test_a_range_that_this_host_uses_is_left_alone(lab: Lab, key: Path, tmp_path: Path, how: str) -> None:
     peer_a, peer_b = two_peers(lab, key)
     before = json.loads(peer_a.pvpn("status", "--json").stdout)["networks"][0]["range4"]
     peer_a.stop()
-    address = f"{ip_network(before)[5]}/24"
-    peer_a.host.run(["ip", "address", "add", address, "dev", "eth0"])
+    other = ip_network(before)[5]
+    if how == "by an address":
+        peer_a.host.run(["ip", "address", "add", f"{other}/24", "dev", "eth0"])
+    else:
+        peer_a.host.run(["ip", "route", "add", f"{other}/32", "dev", "eth0", "table", "52"])
     peer_a.start()
     peer_a.meet(peer_b)
     after = json.loads(peer_a.pvpn("status", "--json").stdout)["networks"][0]["range4"]

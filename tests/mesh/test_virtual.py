@@ -14,7 +14,6 @@ from proxy_vpn.mesh import virtual as module
 from proxy_vpn.mesh.names import Router
 from proxy_vpn.mesh.pex import make_record
 from proxy_vpn.mesh.virtual import SHARED_SPACE, VirtualNetwork
-from proxy_vpn.net.interfaces import routed_networks
 from proxy_vpn.wire.messages import Peers
 from tests.support.mesh_world import KEY, UNIX_TIME_S, pause, two_members
 from tests.support.virtual_loop import START_S, run_virtually
@@ -124,13 +123,3 @@ def test_a_virtual_address_is_as_good_as_a_name() -> None:
                 assert caught.value.status is status
 
     run_virtually(main())
-
-
-def test_networks_of_a_route_table() -> None:
-    lines = [
-        "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT",
-        "eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0",
-        "tun0\t00004064\t00000000\t0001\t0\t0\t0\t0000C0FF\t0\t0\t0",
-        "eth0\tnonsense\t0\t0\t0\t0\t0\t0\t0",
-    ]
-    assert routed_networks(lines) == [ip_network("100.64.0.0/10")]
