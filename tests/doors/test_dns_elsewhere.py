@@ -38,13 +38,14 @@ def ask(
 
     async def main() -> bytes | None:
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(lambda: Server(reply), ("127.0.0.1", 0))
-        port = transport.get_extra_info("sockname")[1]
-        try:
-            async with await asyncio.start_server(serve, "127.0.0.1", port):
+        # TCP's port first: of those that are free for UDP, some are taken by connections of others.
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            transport, _ = await loop.create_datagram_endpoint(lambda: Server(reply), ("127.0.0.1", port))
+            try:
                 return await HostResolver(lambda ip: ip == ours, path, port).ask(QUERY, over_tcp=stream is not None)
-        finally:
-            transport.close()
+            finally:
+                transport.close()
 
     return asyncio.run(main())
 
