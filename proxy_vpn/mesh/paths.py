@@ -127,6 +127,11 @@ class PathMonitor:
         return self._unanswered >= SUSPECT_AFTER
 
     @property
+    def at_rest(self) -> bool:
+        """Whether nothing is wrong, awaited or due."""
+        return self._waiting is None and not self.suspect and self._now() < min(self._next_probe, self._next_others)
+
+    @property
     def known(self) -> list[Path]:
         """All ways to the peer that are kept in mind."""
         return list(self._paths)
