@@ -55,7 +55,7 @@ class Discovery:
 
     def start(self, meshes: Sequence[Mesh]) -> None:
         """Begin to look, for all networks."""
-        self._meshes = meshes
+        self._meshes, self._local_until = meshes, 0.0
         if self._settings.dht:
             self._start_dht()
         if self._settings.lan:
@@ -98,15 +98,16 @@ class Discovery:
         status = self.dht.status() if self.dht else None
         mapped = self.mapper.status.external if self.mapper else None
         external = [mapped, *([status.external4, status.external6] if status else [])]
-        return [*(address for address in external if address), *self._local_addresses()]
+        return [*(address for address in external if address), *self.local_addresses()]
 
-    def _local_addresses(self) -> list[Address]:
+    def local_addresses(self) -> list[Address]:
         """Where other hosts may reach this one; through our own TUN device nobody does."""
         now = asyncio.get_running_loop().time()
         if now >= self._local_until:  # asked every second by each network; a change is told
             self._local_until = now + LOCAL_KEPT_S
-            self._local = reachable_addresses(self._demux.addresses)
-        return [address for address in self._local if not any(mesh.is_virtual(address) for mesh in self._meshes)]
+            found = reachable_addresses(self._demux.addresses)
+            self._local = [each for each in found if not any(mesh.is_virtual(each) for mesh in self._meshes)]
+        return self._local
 
     async def look_for_user_peers(self) -> None:
         """What `--peer` names: resolved again and again, because names move."""
@@ -152,7 +153,7 @@ class Discovery:
         return external.port if external else self._demux.addresses[0].port
 
     def _start_lan(self) -> None:
-        lan = self.lan = Lan(self._local_addresses, os.urandom)
+        lan = self.lan = Lan(self.local_addresses, os.urandom)
         for mesh in self._meshes:
             _announce(lan, mesh)
         lan.start()

@@ -14,7 +14,6 @@ from proxy_vpn.daemon import search
 from proxy_vpn.daemon.findings import Check, DoctorReply
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.roster import Peer
-from proxy_vpn.net.interfaces import reachable_addresses
 from proxy_vpn.wire.messages import Reach
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ NAT_TEXTS = {
 
 def reach(node: Node) -> Reach:
     """What our peers may know of our network: address families and the kind of NAT."""
-    own = reachable_addresses(node.demux.addresses)
+    own = node.discovery.local_addresses()
     return Reach(nat_kind(node), any(":" not in address.ip for address in own), any(":" in a.ip for a in own))
 
 
@@ -40,7 +39,7 @@ def nat_kind(node: Node) -> str:
     dht = node.discovery.dht.status() if node.discovery.dht else None
     if dht is not None and dht.symmetric4:
         return "symmetric"
-    own = {address.ip for address in reachable_addresses(node.demux.addresses)}
+    own = {address.ip for address in node.discovery.local_addresses()}
     seen = [dht.external4] if dht is not None and dht.external4 else []
     seen += [address for mesh in node.meshes for address in mesh.observed() if ":" not in address.ip]
     if any(address.ip in own for address in seen):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from proxy_vpn.daemon.status import no_answer
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.unreached import NO_WAY, UNREACHED_AFTER_S, UNREACHED_HINT
-from proxy_vpn.net.interfaces import reachable_addresses
 
 if TYPE_CHECKING:
     from proxy_vpn.daemon.node import Node
@@ -34,7 +33,7 @@ async def watch_unreached(node: Node) -> None:
     told = {mesh: Told() for mesh in node.meshes}
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        if reachable_addresses(node.demux.addresses):
+        if node.discovery.local_addresses():
             for mesh, already in told.items():
                 if text := already.news(node, mesh, asyncio.get_running_loop().time()):
                     node.warnings.say(text)

@@ -69,7 +69,8 @@ class FakeNode:
         self.warnings = Warnings(self.said.append)
         self.demux = SimpleNamespace(addresses=[OWN])
         status = lambda: DhtStatus(nodes4=self.nodes or 0, external4=self.agreed, external_ips=(OUTSIDE.ip,))  # noqa: E731
-        self.discovery = SimpleNamespace(dht=None if self.nodes is None else SimpleNamespace(status=status))
+        dht = None if self.nodes is None else SimpleNamespace(status=status)
+        self.discovery = SimpleNamespace(dht=dht, local_addresses=lambda: self.demux.addresses)
 
     @property
     def node(self) -> Node:
