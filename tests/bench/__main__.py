@@ -56,6 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each transfer (%(default)s)")
     parser.add_argument("--line-seconds", type=float, default=8.0, help="the same on the long line (%(default)s)")
     parser.add_argument("--idle-seconds", type=float, default=60.0, help="how long to watch idle processes")
+    parser.add_argument("--members", type=_members, default=peers.MANY, help="of a network of many (%(default)s)")
     parser.add_argument("--count", type=int, default=500, help="connections, and ping-pongs, a run (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's numbers there as well")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the most asked-for numbers there (SVG)")
@@ -70,6 +71,12 @@ def _chosen(known: Iterable[str]) -> Callable[[str], list[str]]:
         return names
 
     return parse
+
+
+def _members(text: str) -> int:
+    if not text.isdecimal() or not peers.FEW < int(text) <= peers.MOST:
+        raise argparse.ArgumentTypeError(f"from {peers.FEW + 1} to {peers.MOST}")
+    return int(text)
 
 
 def _on_fast_links(options: argparse.Namespace, directory: Path, results: Results) -> None:
@@ -113,10 +120,10 @@ def _among_many(options: argparse.Namespace, directory: Path, results: Results) 
     for name in options.tools:
         tool = TOOLS[name]
         if isinstance(tool, Pvpn) and not tool.missing():
-            _say(f"a network of {peers.MANY}: {tool.title}")
+            _say(f"a network of {options.members}: {tool.title}")
             with Lab() as lab:
                 samples = results.setdefault(tool.title, {})
-                peers.measure(tool, lab, directory / f"peers-{name}", samples, options.idle_seconds)
+                peers.measure(tool, lab, directory / f"peers-{name}", samples, options.idle_seconds, options.members)
 
 
 def _on_a_long_line(options: argparse.Namespace, directory: Path, results: Results) -> None:

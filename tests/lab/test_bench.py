@@ -11,18 +11,19 @@ import pytest
 
 from tests.lab.hosts import ROOT, Lab
 
-SHORT = ("--measures", "streams,latency", "--runs", "1", "--seconds", "0.2", "--count", "20")
+SHORT = ("--runs", "1", "--seconds", "0.2", "--idle-seconds", "0.2", "--members", "6", "--count", "20")
+MEASURES = "streams,latency,peers"
 
 
 def test_measures_of_ours_and_of_none(lab: Lab, tmp_path: Path) -> None:
     """`lab`: where none can be made, the bench can't run either."""
     numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.svg"
-    words = ["--tools", "direct,pvpn", *SHORT, "--json", str(numbers), "--plot", str(picture)]
+    words = ["--tools", "direct,pvpn", "--measures", MEASURES, *SHORT, "--json", str(numbers), "--plot", str(picture)]
     command = [sys.executable, "-m", "tests.bench", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     ours = json.loads(numbers.read_text())["rows"]["pvpn qh3"]
-    wanted = {"up1", "down8", "up1_plain", "cpu_per_gb", "connect_p99", "loaded_p50"}
+    wanted = {"up1", "down8", "up1_plain", "cpu_per_gb", "connect_p99", "loaded_p50", "peer_memory", "peer_cpu"}
     assert wanted <= set(ours), done.stderr
     assert "| pvpn qh3" in done.stdout and "pvpn qh3" in picture.read_text()
 

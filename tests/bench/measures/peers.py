@@ -1,4 +1,4 @@
-"""One more peer: what it takes of a process that does nothing, which had 3 peers and then has 19."""
+"""One more peer: what it takes of a process that does nothing, which had 3 peers and then has more."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from tests.lab.daemon import Daemon, make_key
 from tests.lab.hosts import Lab
 
 # Each end of a connection loads what the other does not need. Of four members at most one has been only the one end,
-# and one only the other: both are outliers, which a median leaves out. And the kernel keeps 1024 neighbours for all
-# namespaces together, so that 32 hosts that all know each other are too many.
-FEW, MANY = 4, 20
+# and one only the other: both are outliers, which a median leaves out.
+FEW = 4
+# The kernel keeps 1024 neighbours for all namespaces together: 33 hosts that all know each other have more.
+MANY, MOST = 20, 30
 # Until what follows a first meeting is over: sizes are tried after 5 s, other paths after 10.
 SETTLE_S = 12.0
 HOUR_S = 3600
@@ -33,23 +34,24 @@ class Taken(NamedTuple):
     traffic_mb: float
 
 
-def measure(tool: Pvpn, lab: Lab, directory: Path, samples: Samples, seconds: float) -> None:
+def measure(tool: Pvpn, lab: Lab, directory: Path, samples: Samples, seconds: float, count: int = MANY) -> None:
     """As peer_memory (KB), peer_cpu (% of a core) and peer_traffic (MB an hour): each further peer's, one process.
 
-    Every member is connected to every other. They start one after the other, and the first few are watched.
+    There are `count` members in the end, every one connected to every other. They start one after the other, and the
+    first few are watched.
     """
     directory.mkdir()
     key, members = make_key(directory), list[Daemon]()
     _grow(tool, lab, key, members, FEW)
     watched = tuple(members)
     few = _taken(watched, seconds)
-    _grow(tool, lab, key, members, MANY)
+    _grow(tool, lab, key, members, count)
     many = _taken(watched, seconds)
     for member in members:
         member.stop()
     for field in Taken._fields:
         grown = [getattr(after, field) - getattr(before, field) for before, after in zip(few, many, strict=True)]
-        add(samples, f"peer_{field.partition('_')[0]}", statistics.median(grown) / (MANY - FEW))
+        add(samples, f"peer_{field.partition('_')[0]}", statistics.median(grown) / (count - FEW))
 
 
 def _grow(tool: Pvpn, lab: Lab, key: Path, members: list[Daemon], count: int) -> None:
