@@ -7,6 +7,7 @@ them is what UDP GRO would have given: one buffer and one length. What is longer
 from __future__ import annotations
 
 import ctypes
+import mmap
 import socket
 import struct
 import sys
@@ -64,12 +65,14 @@ class ManyReceiver:
         count = DATAGRAMS_LIMIT
         self._call = ctypes.CDLL(None, use_errno=True).recvmmsg
         self._data = bytearray(count * size)
-        self._longer = bytearray(count * DATAGRAM_BYTES)  # pages that nothing is written to take no memory
+        # Pages that nothing is written to take no memory. The heap would give, and clear, what was used before.
+        self._longer = mmap.mmap(-1, count * DATAGRAM_BYTES)
         self._names = bytearray(count * _ADDRESS_BYTES)
         self._control = bytearray(count * ANCILLARY_BYTES)
         self._parts = (_Part * (2 * count))()
         self._headers = (_Header * count)()
-        data, longer, names, control = map(_address, (self._data, self._longer, self._names, self._control))
+        data, longer = _address(self._data), _address(self._longer)
+        names, control = _address(self._names), _address(self._control)
         for index, header in enumerate(self._headers):
             own, rest = self._parts[2 * index], self._parts[2 * index + 1]
             own.base, own.length = data + index * size, size
@@ -142,5 +145,5 @@ def available() -> bool:
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "recvmmsg")
 
 
-def _address(buffer: bytearray) -> int:
+def _address(buffer: bytearray | mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))

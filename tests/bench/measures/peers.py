@@ -15,8 +15,8 @@ from tests.bench.tools.pvpn import Pvpn
 from tests.lab.daemon import Daemon, make_key
 from tests.lab.hosts import Lab
 
-# Each end of a connection loads what the other does not need. Of four members at most one has been only the one end,
-# and one only the other: both are outliers, which a median leaves out.
+# A process that has only dialled loads some megabytes when it is dialled for the first time. One of four at most has not
+# been dialled then and is later: an outlier, which a median leaves out.
 FEW = 4
 # The kernel keeps 1024 neighbours for all namespaces together: 33 hosts that all know each other have more.
 MANY, MOST = 20, 30
