@@ -15,8 +15,8 @@ from tests.bench.tools.pvpn import Pvpn
 from tests.lab.daemon import Daemon, make_key
 from tests.lab.hosts import Lab
 
-# A process that has only dialled loads some megabytes when it is dialled for the first time. One of four at most has not
-# been dialled then and is later: an outlier, which a median leaves out.
+# A process that has only dialled loads some megabytes when it is dialled for the first time. Of four, one at most has
+# not been dialled yet and is later: an outlier, which a median leaves out.
 FEW = 4
 # The kernel keeps 1024 neighbours for all namespaces together: 33 hosts that all know each other have more.
 MANY, MOST = 20, 30
