@@ -69,7 +69,6 @@ class CandidateBook:
         self._own: dict[Address, float] = {}
         self._per_ip: Counter[str] = Counter()
         self._per_identity: Counter[bytes] = Counter()
-        self._next_due = 0.0
 
     def add(
         self, address: Address, now: float, *, identity: bytes = b"", source: Source, scope: Scope = Scope.LOOPBACK
@@ -79,7 +78,6 @@ class CandidateBook:
             return False
         if (source is Source.DHT and address.port < 1024) or address.relayed is not (source is Source.RELAY):
             return False
-        self._next_due = now
         known = self._book.get((address, identity))
         if known is not None:
             known.source = min(known.source, source)
@@ -146,7 +144,6 @@ class CandidateBook:
         for candidate in self._book.values():
             if candidate.identity == identity or (not candidate.identity and candidate.source is Source.USER):
                 candidate.probes, candidate.due, candidate.named = 0, now, now
-        self._next_due = now
 
     def ownerless(self, now: float) -> set[Address]:
         """The addresses still tried of which nobody knows whose they are."""
@@ -157,24 +154,16 @@ class CandidateBook:
     def due(self, now: float) -> list[Candidate]:
         """The candidates to probe now, 64 at most and 4 an IP; each is counted and scheduled again."""
         chosen: list[Candidate] = []
-        if now < self._next_due:
-            return chosen
-        self._next_due = float("inf")
         targets: Counter[str] = Counter()
         for candidate in self._book.values():
-            if now - candidate.named > NAMED_FOR_S and not candidate.persistent:
-                continue
-            if candidate.due > now:
-                self._next_due = min(self._next_due, candidate.due)
+            if candidate.due > now or (now - candidate.named > NAMED_FOR_S and not candidate.persistent):
                 continue
             if len(chosen) >= PROBES_PER_TURN or targets[candidate.address.ip] >= PROBES_PER_IP_AND_TURN:
-                self._next_due = now
                 continue
             targets[candidate.address.ip] += 1
             pause = min(_slowest_s(candidate, now), FIRST_PAUSE_S * 2 ** min(candidate.probes, 10))
             candidate.probes += 1
             candidate.due = now + pause
-            self._next_due = min(self._next_due, candidate.due)
             chosen.append(candidate)
         return chosen
 

@@ -52,8 +52,10 @@ class Detours:
 
     def tick(self, sessions: Iterable[Session]) -> None:
         """Ask for who is due; called a few times a second."""
-        now, asked, relays = self._now(), 0, None
+        now, asked = self._now(), 0
         self._forget_unknown()
+        able = [session for session in sessions if can_carry(session)]
+        relays = sorted(able, key=lambda session: (session.paths and session.paths.rtt_s) or 0.0)
         for peer in self._roster:
             session = self._live_session(peer.identity)
             if session is not None and session.settled:
@@ -62,14 +64,7 @@ class Detours:
             elif session is not None and session.relayed:
                 self._look_for_direct(peer, now)
             elif asked < PEERS_PER_TURN and (peer.record or peer.last_seen) and not peer.left:
-                relays = self._relays(sessions) if relays is None else relays
                 asked += self._search(peer, relays, now)
-
-    @staticmethod
-    def _relays(sessions: Iterable[Session]) -> list[Session]:
-        """The members that can carry, the nearest first."""
-        able = [session for session in sessions if can_carry(session)]
-        return sorted(able, key=lambda session: (session.paths and session.paths.rtt_s) or 0.0)
 
     def _forget_unknown(self) -> None:
         """The roster forgets peers, and who invents devices must not be remembered here for it."""

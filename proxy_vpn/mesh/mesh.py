@@ -169,7 +169,6 @@ class Mesh:
         """The peer's session, waiting a little for one that is offline; raises FlowError."""
         session = self._usable(peer)
         if session is not None:
-            session.resting = False
             return session
         self.seeker.want(peer.identity)
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -257,7 +256,8 @@ class Mesh:
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(TICK_S, self._tick)
         self.seeker.tick()
-        for session in self._watcher.look(self._sessions):
+        for session in tuple(self._sessions):
+            self._watcher.watch(session)
             self._note_outside(session)
         self.detours.tick(self._sessions)
         self.unreached.tick(self._sessions)
@@ -502,7 +502,6 @@ class Mesh:
 
     def flow_offered(self, session: Session, offer: Incoming) -> None:
         """A peer wants to reach a service here."""
-        session.resting = False
         peer = self.roster.get(session.member.identity) if session.member else None
         if peer is None:
             offer.refuse(Status.INTERNAL)

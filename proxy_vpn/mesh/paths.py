@@ -24,8 +24,6 @@ from proxy_vpn.wire.seal import NONCE_BYTES, SealKey
 
 BUSY_INTERVAL_S = 5.0
 IDLE_INTERVAL_S = 15.0
-SPARED_SLACK_S = 0.5, 2.0
-SPARED_LIMIT = 3
 BUSY_LOST_S = 20.0
 IDLE_LOST_S = 50.0
 SUSPECT_AFTER = 2
@@ -113,8 +111,7 @@ class PathMonitor:
         self._replays = _ReplayWindow()
         self._proven: set[Path] = set()
         self._elsewhere_at = self._next_elsewhere = 0.0
-        self._unanswered = self._spared = 0
-        self._busy = True
+        self._unanswered = 0
         self._waiting: bytes | None = None
         self._next_probe = now() + BUSY_INTERVAL_S
         self._next_others = now() + UPGRADE_INTERVAL_S
@@ -128,11 +125,6 @@ class PathMonitor:
     @property
     def suspect(self) -> bool:
         return self._unanswered >= SUSPECT_AFTER
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether nothing is wrong, awaited or due."""
-        return self._waiting is None and not self.suspect and self._now() < min(self._next_probe, self._next_others)
 
     @property
     def known(self) -> list[Path]:
@@ -191,7 +183,7 @@ class PathMonitor:
 
     def tick(self, heard_at: float, busy: bool) -> bool:
         """Probe when due; False once the peer is lost. `heard_at`: when its last authenticated packet came."""
-        now, self._busy = self._now(), busy
+        now = self._now()
         self.heard_at = max(self.heard_at, heard_at)
         if now - self.heard_at > (BUSY_LOST_S if busy else IDLE_LOST_S):
             return False
@@ -210,7 +202,6 @@ class PathMonitor:
                     self.probe(path)
             else:
                 self._next_probe = now + (BUSY_INTERVAL_S if busy else IDLE_INTERVAL_S)
-                self._spared = 0
                 self.probe()
         if now >= self._next_others and not self.suspect:
             self._look_for_better(now)
@@ -254,20 +245,6 @@ class PathMonitor:
         self._transmit(PathProbe(probe.tx, True, path.remote, probe.size_bytes), path)
         if path != self.current:
             self.heard_on(path)
-        if _same(path, self.current):
-            self._spare()
-
-    def _spare(self) -> None:
-        """The peer has just probed this path: while idle that tells as much as a probe of ours, and keeps NATs open.
-
-        Ours follow if the peer's end, and now and then anyway, for they measure, and tell how we are seen. How much
-        later than the peer's next, chance decides: else two ends that began together would go on together.
-        """
-        if self._spared < SPARED_LIMIT and not self._busy and self._now() < self._next_probe:
-            self._spared += 1
-            least, most = SPARED_SLACK_S
-            slack_s = least + (most - least) * self._entropy(1)[0] / 256
-            self._next_probe = self._now() + IDLE_INTERVAL_S + slack_s
 
     def _answered(self, probe: PathProbe, path: Path) -> None:
         sent = self._sent.pop(probe.tx, None)

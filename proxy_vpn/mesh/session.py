@@ -110,9 +110,6 @@ class Session:
         self.racing = False
         self.asked_for = 0.0
         self.alarmed = False
-        self.resting = False
-        self.look_at = 0.0
-        self.sent_at_look = 0
         self.paths: PathMonitor | None = None
         self.sizes: SizeCheck | None = None
         self.path_secret = (b"", b"")

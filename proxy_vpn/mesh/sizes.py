@@ -43,11 +43,6 @@ class SizeCheck:
         self._sent_at: float | None = None
         self._unanswered = 0
 
-    @property
-    def asking(self) -> bool:
-        """Whether an answer is awaited."""
-        return self._sent_at is not None
-
     def check(self) -> None:
         """Something is odd (a silence): probe at once, unless an answer is awaited already."""
         self._due = self._now()

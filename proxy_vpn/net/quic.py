@@ -338,14 +338,12 @@ class Link:
             self._loop.call_later(after_s, again)
 
     def keep(self) -> None:
-        """Called now and then: a PING before the engines' idle timeout, a key update every 2^22 packets.
-
-        Either end's PING is enough for both, and so is whatever else comes.
+        """Called now and then: a PING before the engine's idle timeout, a key update every 2^22 packets.
 
         AES-GCM wants the update by 2^23 packets (RFC 9001, section 6.6).
         """
         now = self._loop.time()
-        if now - max(self._pinged_at, self.received_at) >= KEEPALIVE_S:
+        if now - self._pinged_at >= KEEPALIVE_S:
             self._pinged_at = now
             self._guard(lambda: self.engine.ping(0))
             self.wake()
@@ -355,12 +353,9 @@ class Link:
                 self.engine.update_keys()
                 self._packets_since_update = 0
 
-    def silence_s(self, heard_at: float, busy: bool) -> float:
-        """How long we have been sending without an answer; `heard_at`: when the peer was last heard past the engine.
-
-        Unless `busy`, only what asks for an acknowledgement counts: acknowledgements themselves are never answered.
-        """
-        if heard_at >= self._unanswered_since or not (busy or self.engine.unacknowledged):
+    def silence_s(self, heard_at: float) -> float:
+        """How long we have been sending without an answer; `heard_at`: when the peer was last heard past the engine."""
+        if heard_at >= self._unanswered_since:
             self._unanswered_since = 0.0
         return self._loop.time() - self._unanswered_since if self._unanswered_since else 0.0
 

@@ -107,28 +107,6 @@ def test_a_good_path_is_probed_now_and_then() -> None:
         assert 6 <= world.one.sent <= 2 * most + 4
 
 
-def test_while_idle_either_end_probes_for_both_and_each_in_its_turn() -> None:
-    """Little more than one probe and its answer in 15 s, and each end learns how it is seen within every 70 s."""
-    world = World()
-    world.run(30.0, busy=False)
-    sent = world.one.sent + world.two.sent
-    for _ in range(4):
-        world.one.monitor.observed = world.two.monitor.observed = None
-        world.run(70.0, busy=False)
-        assert (world.one.monitor.observed, world.two.monitor.observed) == (A1, B1)
-    assert world.one.sent + world.two.sent - sent <= 1.4 * 2 * 280 / 15
-    assert not world.one.monitor.suspect and not world.two.monitor.suspect
-
-
-def test_whoever_was_spared_probes_soon_after_the_other_has_died() -> None:
-    for at_s in range(20, 100, 7):
-        world = World()
-        world.run(at_s, busy=False)
-        world.down = {A1}
-        world.run(17.0 + 1.5, busy=False)
-        assert world.two.monitor.suspect, at_s
-
-
 def test_a_dead_path_is_suspected_soon_and_another_takes_over() -> None:
     world = World()
     for end, second in ((world.one, SECOND_OF_ONE), (world.two, SECOND_OF_TWO)):
