@@ -141,7 +141,7 @@ class TunTcp:
                 sock.setblocking(False)
                 sock.bind((_text(own), 0))
                 ports = sock.getsockname()[1].to_bytes(2, "big") + port.to_bytes(2, "big")
-                if self._is_full():
+                if not self._make_room():
                     raise OSError(errno.ENOBUFS, "too many connections")
                 connection = self.table.lead_to_service(own + source + ports, self._loop.time())
                 if connection is None:  # those ports are a connection's already
@@ -180,7 +180,7 @@ class TunTcp:
         rule = self.table.rules.get(key)
         if rule is not None:  # the same ports anew, before the old connection was forgotten
             self.table.remove(rule.connection)
-        if self._is_full() or len(self._opening) >= MAX_OPENING:
+        if not self._make_room() or len(self._opening) >= MAX_OPENING:
             self._refuse(packet)
             return
         target = Target(_text(far), int.from_bytes(target_port, "big"))
@@ -220,15 +220,15 @@ class TunTcp:
         finally:
             connection.done = True
 
-    def _is_full(self) -> bool:
-        """Whether there is no place for one more; who ended first makes room, even if not quite forgotten yet."""
+    def _make_room(self) -> bool:
+        """Whether there is place for one more; who ended first is forgotten for it, even if a little early."""
         while self.table.is_full and (ended := self.table.oldest_ended()) is not None:
             self.table.remove(ended)
             self._forgotten(ended)
         if self.table.is_full and not self._told_full:
             self._told_full = True
             _log.warning("%d connections are open through the interface: new ones are refused", MAX_CONNECTIONS)
-        return self.table.is_full
+        return not self.table.is_full
 
     def _forgotten(self, connection: Connection) -> None:
         self._dialled.pop(connection, None)

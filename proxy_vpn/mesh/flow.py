@@ -1,9 +1,11 @@
 """A TCP flow: one QUIC stream with credit of our own (mesh.credit).
 
-opener                                   other end
-Open head ------------------------------> offered: accept() or refuse()
-<----------------------------- one Status byte
-raw bytes, FIN each way                   a reset or a lost peer is `lost`, never an end
+On its stream:
+
+    opener                                   other end
+    Open head ------------------------------> offered: accept() or refuse()
+    <----------------------------- one Status byte
+    raw bytes, FIN each way                   a reset or a lost peer is `lost`, never an end
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """A UDP flow: a stream, and payloads in DATAGRAM frames; it lives as long as its stream.
 
-opener                                   other end
-Open head, Status byte                    as for TCP
-payloads in frames, each way
-<-------------- one more Status byte      whenever a datagram finds nobody who listens
+On and beside its stream:
+
+    opener                                   other end
+    Open head, Status byte                    as for TCP
+    payloads in frames, each way
+    <-------------- one more Status byte      whenever a datagram finds nobody who listens
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class _Frames:
 
     def added(self) -> None:
         """A stream has something to send."""
-        self._work = self.is_due = True
+        self._work = True
         self._added += 1
 
     def polling(self) -> None:
@@ -168,33 +168,18 @@ class _Connection(QuicConnection):
         )
         return self._tls
 
-    def must_poll(self) -> None:
-        """There may be something to send besides what streams have."""
-        if self._core is not None:
-            self.frames.is_due = True
+    def _call_core(self, operation: Any, *args: Any) -> Any:
+        """Whatever is asked of the core comes through here, and may leave it something to send."""
+        self.frames.is_due = True
+        return super()._call_core(operation, *args)
 
     def handle_timer(self, now: float) -> None:
-        self.must_poll()
-        # Polling sends acknowledgements that are due; those which its timer queues would wait for the pacer.
         timer = None if self._core is None else self._core.get_timer()
-        if timer is None or timer[0] != _ACK_TIMER:
+        if timer is not None and timer[0] == _ACK_TIMER:
+            # Polling sends acknowledgements that are due; those which its timer queues would wait for the pacer.
+            self.frames.is_due = True
+        else:
             super().handle_timer(now)
-
-    def send_datagram_frame(self, data: bytes) -> None:
-        super().send_datagram_frame(data)
-        self.must_poll()
-
-    def send_ping(self, uid: int) -> None:
-        super().send_ping(uid)
-        self.must_poll()
-
-    def request_key_update(self) -> None:
-        super().request_key_update()
-        self.must_poll()
-
-    def close(self, *args: Any, **kwargs: Any) -> None:
-        super().close(*args, **kwargs)
-        self.must_poll()
 
     def _log_datagram(self, event: str, data: bytes) -> None:
         pass
@@ -306,7 +291,6 @@ class Qh3Engine(Engine):
             return fresh
         for start in range(0, len(data), segment_bytes):
             self._quic.receive_datagram(data[start : start + segment_bytes], PEER_ADDRESS, now)
-        self._quic.must_poll()
         return False
 
     def deliver(self, handler: EngineHandler, now: float) -> None:
