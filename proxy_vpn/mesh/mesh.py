@@ -404,6 +404,7 @@ class Mesh:
             now=self._loop.time,
             on_switch=lambda path: self._switched(session, path),
             on_return=lambda: session.link.kick(),
+            on_rtt=lambda rtt_s: session.link.measured(rtt_s),
         )
         session.sizes = SizeCheck(
             session.paths,
@@ -411,7 +412,6 @@ class Mesh:
             on_black_hole=lambda: self._black_hole(session),
             on_larger=lambda: self._larger_datagrams(session),
         )
-        session.streams.path_rtt_s = lambda: None if session.paths is None else session.paths.rtt_s
         old = self._usable(peer)
         session.live_at = self._loop.time()
         if old is None:

@@ -91,6 +91,7 @@ class PathMonitor:
         now: Callable[[], float],
         on_switch: Callable[[Path], None],
         on_return: Callable[[], None] = lambda: None,
+        on_rtt: Callable[[float], None] = lambda rtt_s: None,
     ) -> None:
         self.current = path
         self.rtt_s: float | None = None
@@ -106,6 +107,7 @@ class PathMonitor:
         self._now = now
         self._on_switch = on_switch
         self._on_return = on_return
+        self._on_rtt = on_rtt
         self._sent: dict[bytes, _Sent] = {}
         self._count = 0
         self._replays = _ReplayWindow()
@@ -265,6 +267,7 @@ class PathMonitor:
             if came_back:
                 self._on_return()
             self.rtt_s = rtt_s if self.rtt_s is None else 0.75 * self.rtt_s + 0.25 * rtt_s
+            self._on_rtt(rtt_s)
         elif self.suspect or self._is_better(path, rtt_s):
             self._unanswered = 0
             self._better.clear()
@@ -274,6 +277,7 @@ class PathMonitor:
             self.add([path])
             self._proven &= set(self._paths)
             self._on_switch(path)
+            self._on_rtt(rtt_s)
 
     def _is_better(self, path: Path, rtt_s: float) -> bool:
         """Whether a path has earned to replace the current one: of a better kind, or much faster, again and again."""

@@ -56,7 +56,6 @@ class Streams:
         self.budget = budget
         self.line = untapped()
         self.link: Link
-        self.path_rtt_s: Callable[[], float | None] = lambda: None
         self._initiator = initiator
         self._on_offer = on_offer
         self._is_open = is_open
@@ -70,7 +69,6 @@ class Streams:
         self._unfinished: dict[int, float] = {}
         self._datagrams = DatagramSender()
         self._overruns = 0
-        self._least_rtt_s: float | None = None
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
@@ -80,13 +78,7 @@ class Streams:
 
     @property
     def rtt_s(self) -> float | None:
-        """The smallest round trip seen: without the queues that our own windows make."""
-        seen = [rtt for rtt in (self._least_rtt_s, self.link.engine.rtt_s) if rtt is not None]
-        measured = self.path_rtt_s()
-        if measured is not None:
-            seen.append(measured)
-        self._least_rtt_s = min(seen, default=None)
-        return self._least_rtt_s
+        return self.link.least_rtt_s
 
     def now(self) -> float:
         return self._loop.time()

@@ -209,6 +209,11 @@ class Engine(ABC):
     def rtt_s(self) -> float | None:
         """The smoothed round trip."""
 
+    @property
+    @abstractmethod
+    def latest_rtt_s(self) -> float | None:
+        """The last round trip measured."""
+
     def secrets(self) -> tuple[bytes, bytes]:
         """The client's and the server's first application traffic secret, once; raises WireError."""
         return self._secrets.take()

@@ -118,3 +118,8 @@ class AioquicEngine(Engine):
     def rtt_s(self) -> float | None:
         loss = self._quic._loss
         return loss._rtt_smoothed if loss._rtt_initialized else None
+
+    @property
+    def latest_rtt_s(self) -> float | None:
+        loss = self._quic._loss
+        return loss._rtt_latest if loss._rtt_initialized else None

@@ -215,6 +215,10 @@ class _Connection(QuicConnection):
         return None if self._core is None else self._core.smoothed_rtt
 
     @property
+    def latest_rtt(self) -> float | None:
+        return None if self._core is None else self._core.latest_rtt
+
+    @property
     def window(self) -> int:
         """The congestion window."""
         return 0 if self._core is None else self._core.congestion_window
@@ -362,4 +366,9 @@ class Qh3Engine(Engine):
     @property
     def rtt_s(self) -> float | None:
         rtt: float | None = self._quic.smoothed_rtt
+        return rtt
+
+    @property
+    def latest_rtt_s(self) -> float | None:
+        rtt: float | None = self._quic.latest_rtt
         return rtt

@@ -22,26 +22,38 @@ class Pacer:
         self._tokens = float(BURST_BYTES)
         self._filled_at = 0.0
         self._bytes_s = 0.0
-        self._least_rtt_s = float("inf")
+        self._least_smoothed_s = self._least_s = float("inf")
+
+    def measured(self, rtt_s: float) -> None:
+        """One round trip was measured. The least counts: on a busy machine the usual ones are the machine's own."""
+        self._least_s = min(self._least_s, rtt_s)
+
+    @property
+    def least_rtt_s(self) -> float | None:
+        """The least round trip measured on this path: without the queues that our own windows make."""
+        return None if self._least_s == float("inf") else self._least_s
 
     @property
     def active(self) -> bool:
         """Whether anything is spread."""
-        return UNPACED_RTT_S <= self._least_rtt_s < float("inf")
+        return UNPACED_RTT_S <= self._least_s < float("inf")
 
     def queued(self, rtt_s: float | None) -> bool:
-        """Whether a queue stands on the path: the round trip is well above the least."""
-        return rtt_s is not None and rtt_s > self._least_rtt_s * QUEUED_RTTS + QUEUED_S
+        """Whether a queue stands on the path: the smoothed round trip is well above the least of its kind."""
+        return rtt_s is not None and rtt_s > self._least_smoothed_s * QUEUED_RTTS + QUEUED_S
 
     def sent(self, size: int) -> None:
         """`size` bytes have left; what goes out unasked (acknowledgements, retransmissions) counts too."""
         self._tokens -= size
 
     def wait_s(self, now: float, window: int, rtt_s: float | None, starting: bool) -> float:
-        """How long to wait before more is sent: 0 for now. `window` is the whole congestion window in bytes."""
+        """How long to wait before more is sent: 0 for now.
+
+        `window` is the whole congestion window in bytes, `rtt_s` the smoothed round trip.
+        """
         if rtt_s is not None:
-            self._least_rtt_s = min(self._least_rtt_s, rtt_s)
-        if rtt_s is None or self._least_rtt_s < UNPACED_RTT_S:
+            self._least_smoothed_s = min(self._least_smoothed_s, rtt_s)
+        if rtt_s is None or not self.active:
             self._tokens, self._filled_at = float(BURST_BYTES), now
             return 0.0
         self._bytes_s = (START_GAIN if starting else STEADY_GAIN) * window / rtt_s

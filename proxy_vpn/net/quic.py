@@ -44,6 +44,7 @@ WINDOW_PACKETS = 8
 UNPACED_PACKETS = 20
 TOGETHER_S = 0.0001
 PACKET_OVERHEAD_BYTES = 64
+MEASURES_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -99,7 +100,8 @@ class Link:
         self._has_news = False
         self._flushed_at = 0.0
         self._pacer = Pacer()
-        self._paced_path: Path | None = None
+        self._paced_path: Path | None = path
+        self._measures_from = 0.0
         self._paced: asyncio.TimerHandle | None = None
         self._wake: asyncio.Handle | None = None
         self._packets_since_update = 0
@@ -198,6 +200,8 @@ class Link:
         fed_bytes, self._fed_bytes = self._fed_bytes, 0
         self._has_news = False
         self.engine.deliver(self._handler, self._loop.time())
+        if fed_bytes:
+            self._measure()
         lost = self.engine.lost
         if lost != self._lost:
             self._lost = lost
@@ -220,6 +224,11 @@ class Link:
             self._wake_up()
         self._timer.set()
 
+    def _measure(self) -> None:
+        latest_s = self.engine.latest_rtt_s
+        if latest_s is not None and self._loop.time() >= self._measures_from:
+            self._on_path().measured(latest_s)
+
     def _has_something(self) -> bool:
         """Whether more than an acknowledgement may be sent now; that alone waits for an answer to go with (1 ms)."""
         return self._has_news or self._closed or self._handler.waits_for_room or self.engine.backlog > 0
@@ -237,6 +246,22 @@ class Link:
     def _pace(self) -> None:
         self._paced = None
         self.settle()
+
+    def measured(self, rtt_s: float) -> None:
+        """A round trip on the current path was measured past the engine."""
+        self._on_path().measured(rtt_s)
+
+    @property
+    def least_rtt_s(self) -> float | None:
+        """The least round trip measured on the current path: without the queues that our own windows make."""
+        return self._on_path().least_rtt_s
+
+    def _on_path(self) -> Pacer:
+        """The pacer of the current path; what the engine measures right after a change is still the old path's."""
+        if self.path != self._paced_path:
+            self._paced_path, self._pacer = self.path, Pacer()
+            self._measures_from = self._loop.time() + MEASURES_AFTER_S
+        return self._pacer
 
     @property
     def chunk_bytes(self) -> int:
@@ -311,12 +336,10 @@ class Link:
                 self._send_first(datagrams, path)
         elif self.engine.size > self._size and any(len(datagram) > self._size for datagram in datagrams):
             datagrams = list(self.trains.split(datagrams, self._size, self._loop.time()))
-        if path != self._paced_path:
-            self._paced_path, self._pacer = path, Pacer()
         size = sum(map(len, datagrams))
         self.sent_bytes += size
         self._timer.sent()
-        self._pacer.sent(size)
+        self._on_path().sent(size)
         self._packets_since_update += len(datagrams)
         self._unanswered_since = self._unanswered_since or self._loop.time()
         self._demux.send(datagrams, path)

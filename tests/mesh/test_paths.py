@@ -58,6 +58,7 @@ class End:
         self.switches: list[Path] = []
         self.alive = True
         self.returns = 0
+        self.measured: list[float] = []
         self.heard_at = 0.0
         self.sent = 0
         self.recorded: list[bytes] = []
@@ -72,6 +73,7 @@ class End:
             now=lambda: world.now_s,
             on_switch=self.switches.append,
             on_return=self.returned,
+            on_rtt=self.measured.append,
         )
 
     def returned(self) -> None:
@@ -96,7 +98,7 @@ def test_a_probe_measures_the_round_trip_and_says_how_we_are_seen() -> None:
     world.one.monitor.probe(done=heard.append)
     world.run(0.1)
     assert heard == [pytest.approx(2 * LATENCY_S)] and world.one.monitor.rtt_s == pytest.approx(2 * LATENCY_S)
-    assert world.one.monitor.observed == A1 and not world.one.switches
+    assert world.one.monitor.observed == A1 and not world.one.switches and world.one.measured == heard
 
 
 def test_a_good_path_is_probed_now_and_then() -> None:

@@ -415,6 +415,36 @@ def test_another_source_is_reported_and_moves_nothing(engines: tuple[str, str]) 
 
 
 @pairings
+def test_the_least_round_trip_is_that_of_the_current_path(engines: tuple[str, str]) -> None:
+    async def exchange(near: Handler, far: Handler, stream_id: int) -> None:
+        before = len(far.data.get(stream_id, b""))
+        near.link.engine.send(stream_id, b"!")
+        near.link.flush()
+        await far.until(lambda handler: len(handler.data.get(stream_id, b"")) > before)
+        await asyncio.sleep(0.2)
+
+    async def main() -> None:
+        async with connected(engines) as (wire, _, _, client, server):
+            for link in (client.link, server.link):
+                assert link.least_rtt_s == pytest.approx(2 * wire.latency_s, rel=0.2)
+            client.link.measured(0.0001)
+            assert client.link.least_rtt_s == 0.0001
+            # From here on the path is another, and longer.
+            client.link.path = Path("", 1, THERE)
+            assert client.link.least_rtt_s is None
+            stream_id = client.link.engine.open_stream()
+            wire.latency_s = 0.03
+            await exchange(client, server, stream_id)
+            assert client.link.least_rtt_s is None, "the engine still measures what left on the old path"
+            await asyncio.sleep(1.0)
+            await exchange(client, server, stream_id)
+            least_s = client.link.least_rtt_s
+            assert least_s is not None and 0.059 < least_s < 0.1
+
+    run_virtually(main())
+
+
+@pairings
 def test_hostile_bytes_end_at_most_the_connection_they_went_to(engines: tuple[str, str]) -> None:
     async def main() -> None:
         wire = Wire()
