@@ -121,7 +121,8 @@ class Streams:
     def flow_ended(self, stream_id: int) -> None:
         self._forget(stream_id)
         self._grants.pop(stream_id, None)
-        self.link.wake()
+        if not self._takes_new():
+            self.link.wake()  # whoever leaves waits for the last one
 
     def send_flow_datagram(self, stream_id: int, payload: bytes) -> None:
         if self.link.closed:

@@ -98,6 +98,7 @@ class Link:
         self._settling = self._flushing = False
         self._fed_bytes = 0
         self._has_news = False
+        self._answer_until = 0.0
         self._flushed_at = 0.0
         self._pacer = Pacer()
         self._paced_path: Path | None = path
@@ -208,21 +209,26 @@ class Link:
             if not self._pacer.queued(self.engine.rtt_s):
                 self.trains.expect_losses(self._loop.time())
         elif 0 < fed_bytes <= ANSWERED_BYTES and not self._has_something():
+            self._answer_until = self._answer_until or self._loop.time() + ACK_DELAY_S
             self._timer.set(ACK_DELAY_S)
             return
         for _ in range(SEND_ROUNDS_LIMIT):
+            # What waits in the engine leaves first; if nothing does, acknowledgements take the next chunk along.
+            more = not self.engine.backlog and self._refill()
             if self._closed:
                 return
             self._send()
-            if self._closed or self._paced is not None or self.engine.room <= 0 or not self._can_send():
-                break
-            if not self._in_time():
-                break
-            if not self._handler.room_available():
+            if not (more or self._refill()):
                 break
         else:
             self._wake_up()
         self._timer.set()
+
+    def _refill(self) -> bool:
+        """Have the engine given one more chunk, if it may leave now; whether it got one."""
+        if self._closed or self._paced is not None or self.engine.room <= 0 or not self._can_send():
+            return False
+        return self._in_time() and self._handler.room_available()
 
     def _measure(self) -> None:
         latest_s = self.engine.latest_rtt_s
@@ -326,6 +332,7 @@ class Link:
         if not self._can_send():
             return
         path = self.path
+        self._answer_until = 0.0
         self._collect()
         if not self._outbox or path is None:
             return
@@ -439,6 +446,10 @@ class Link:
         return self._closed
 
     def _timer_due(self, at: float | None) -> None:
+        wait_s = self._answer_until - self._loop.time()
+        if wait_s > 0 and not self._has_something():
+            self._timer.set(wait_s)  # it was meant for what has left since
+            return
         if at is not None:
             self._guard(lambda: self.engine.handle_timer(at))
         self.settle()
