@@ -48,7 +48,7 @@ class Splice:
     async def wait(self) -> None:
         """Until both sides have ended; cancelled, it resets both."""
         try:
-            await asyncio.shield(self.done)
+            await self.done
         except asyncio.CancelledError:
             self.cancel()
             raise

@@ -93,7 +93,7 @@ class TcpDuplex:
             if self._marks_end and not self._ended and self._write_error is None:
                 self._queue.append_mark()
                 self._loop.add_writer(self._fd, self._on_writable)
-            self._loop.call_soon(self._shut_down_when_sent)
+            self._shut_down_when_sent()
 
     def consumed(self, size: int) -> None:
         """Room for `size` more bytes; reading goes on once enough is free."""
