@@ -168,30 +168,28 @@ class Streams:
         if kind == "tcp" and self.line.watchers:
             self.line.tell(Kind.ASKED, stream_id, target, True, len(head) - 1)
         self.send_stream(stream_id, head, False)
+        late = FlowError(Status.TIMEOUT, f"{target} did not answer within {OPEN_TIMEOUT_S:.0f} s")
+        alarm = self._loop.call_later(OPEN_TIMEOUT_S, _fail, answer, late)
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                return await answer
-        except TimeoutError:
-            self._drop(stream_id)
-            raise FlowError(Status.TIMEOUT, f"{target} did not answer within {OPEN_TIMEOUT_S:.0f} s") from None
+            return await answer
         except BaseException:
             self._drop(stream_id)
             raise
+        finally:
+            alarm.cancel()
 
     async def _next_stream(self) -> int:
-        try:
-            async with asyncio.timeout(STREAM_WAIT_S):
-                while True:
-                    if not self._takes_new():
-                        raise FlowError(Status.UNREACHABLE, f"{self.peer_name} has just gone", "try again")
-                    try:
-                        return self.link.engine.open_stream()
-                    except StreamsExhausted:
-                        # No event tells when the peer raises its limit; ended streams do it.
-                        await asyncio.sleep(STREAM_RETRY_S)
-        except TimeoutError:
-            hint = "close some and try again"
-            raise FlowError(Status.LIMIT, f"too many connections to {self.peer_name}", hint) from None
+        deadline = self._loop.time() + STREAM_WAIT_S
+        while self._takes_new():
+            try:
+                return self.link.engine.open_stream()
+            except StreamsExhausted:
+                if self._loop.time() > deadline:
+                    hint = "close some and try again"
+                    raise FlowError(Status.LIMIT, f"too many connections to {self.peer_name}", hint) from None
+            # No event tells when the peer raises its limit; ended streams do it.
+            await asyncio.sleep(STREAM_RETRY_S)
+        raise FlowError(Status.UNREACHABLE, f"{self.peer_name} has just gone", "try again")
 
     def answer(self, stream_id: int, status: Status, flow: Flow | UdpFlow | None) -> None:
         """The status byte of a flow that the peer asked for."""
@@ -378,3 +376,8 @@ class Streams:
                 stream.reset = True
         self._streams.clear()
         self._ready.clear()
+
+
+def _fail(answer: asyncio.Future[_AnyFlow], error: FlowError) -> None:
+    if not answer.done():
+        answer.set_exception(error)

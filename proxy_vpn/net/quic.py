@@ -214,7 +214,7 @@ class Link:
             return
         for _ in range(SEND_ROUNDS_LIMIT):
             # What waits in the engine leaves first; if nothing does, acknowledgements take the next chunk along.
-            more = not self.engine.backlog and self._refill()
+            more = self._handler.waits_for_room and not self.engine.backlog and self._refill()
             if self._closed:
                 return
             self._send()
@@ -226,9 +226,9 @@ class Link:
 
     def _refill(self) -> bool:
         """Have the engine given one more chunk, if it may leave now; whether it got one."""
-        if self._closed or self._paced is not None or self.engine.room <= 0 or not self._can_send():
+        if self._closed or self._paced is not None or not self._handler.waits_for_room:
             return False
-        return self._in_time() and self._handler.room_available()
+        return self.engine.room > 0 and self._can_send() and self._in_time() and self._handler.room_available()
 
     def _measure(self) -> None:
         latest_s = self.engine.latest_rtt_s
