@@ -1,4 +1,4 @@
-"""Acceptor: the accept loop of a stream listener, one task a client, all of them children of one group."""
+"""Acceptor: the accept loop of a stream listener, one task a client, none of which outlives it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from proxy_vpn.doors.listen import Listener
 from proxy_vpn.doors.tcp import close_socket
 
-_ACCEPTED_AT_ONCE = 16
 _PAUSE_S = 0.2  # when this process is out of file descriptors
 _log = logging.getLogger(__name__)
 
@@ -20,12 +19,13 @@ class Acceptor:
 
     def __init__(self, listener: Listener, serve: Callable[[socket.socket], Awaitable[None]], limit: int) -> None:
         self._sockets: set[socket.socket] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._listener = listener
         self._serve = serve
         self._limit = limit
         self._paused: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(self._run())
+        self._listen()
 
     @property
     def clients(self) -> int:
@@ -34,48 +34,45 @@ class Acceptor:
 
     async def close(self) -> None:
         """Stop listening and cancel every client; idempotent."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        self._stop_listening()
         self._listener.close()
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
         # A task cancelled before its first step has not touched its socket.
         while self._sockets:
             close_socket(self._sockets.pop(), reset=True)
 
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            try:
-                self._listen(group)
-                await self._loop.create_future()  # until cancelled
-            finally:
-                self._stop_listening()
-
-    def _listen(self, group: asyncio.TaskGroup) -> None:
+    def _listen(self) -> None:
         self._paused = None
-        self._loop.add_reader(self._listener.sock.fileno(), self._accept, group)
+        self._loop.add_reader(self._listener.sock.fileno(), self._accept)
 
     def _stop_listening(self) -> None:
         if self._paused is not None:
             self._paused.cancel()
-        self._loop.remove_reader(self._listener.sock.fileno())
+        if self._listener.sock.fileno() >= 0:
+            self._loop.remove_reader(self._listener.sock.fileno())
 
-    def _accept(self, group: asyncio.TaskGroup) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
-            try:
-                sock, _address = self._listener.sock.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                _log.warning("can't accept: %s", error)
-                self._stop_listening()
-                self._paused = self._loop.call_later(_PAUSE_S, self._listen, group)
-                return
-            if self.clients >= self._limit:
-                _log.warning("%s: over %d clients, one was turned away", self._listener.where, self._limit)
-                close_socket(sock, reset=True)
-                continue
-            sock.setblocking(False)
-            self._sockets.add(sock)
-            group.create_task(self._one(sock))
+    def _accept(self) -> None:
+        """One a turn: a second try, which mostly finds nobody, costs as much as a turn."""
+        try:
+            sock, _address = self._listener.sock.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            _log.warning("can't accept: %s", error)
+            self._stop_listening()
+            self._paused = self._loop.call_later(_PAUSE_S, self._listen)
+            return
+        if self.clients >= self._limit:
+            _log.warning("%s: over %d clients, one was turned away", self._listener.where, self._limit)
+            close_socket(sock, reset=True)
+            return
+        sock.setblocking(False)
+        self._sockets.add(sock)
+        self._tasks.add(self._loop.create_task(self._one(sock)))
 
     async def _one(self, sock: socket.socket) -> None:
         try:
@@ -89,3 +86,5 @@ class Acceptor:
             # No more than a formality after an end in order: the socket is closed then.
             close_socket(sock, reset=True)
             self._sockets.discard(sock)
+            if (task := asyncio.current_task()) is not None:
+                self._tasks.discard(task)

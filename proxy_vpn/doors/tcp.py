@@ -41,7 +41,7 @@ class TcpDuplex:
         self._queue = SendQueue()
         self._unconsumed = 0
         self._preface = 0  # bytes written before `start`, which no sink is told of
-        self._paused = False
+        self._paused = self._reads = self._writes = False
         self._eof_in = False
         self._eof_wanted = False
         self._eof_out = False
@@ -63,7 +63,7 @@ class TcpDuplex:
         if self._early:
             self._loop.call_soon(self._begin)
         else:
-            self._loop.add_reader(self._fd, self._on_readable)
+            self._read_on()
 
     def write(self, data: bytes | memoryview) -> None:
         """Send what the kernel takes at once and queue the rest."""
@@ -83,7 +83,7 @@ class TcpDuplex:
             return
         if sent < len(data):
             self._queue.append(memoryview(data)[sent:])
-            self._loop.add_writer(self._fd, self._on_writable)
+            self._await_writable()
         self._report_written(sent)
 
     def write_eof(self) -> None:
@@ -92,7 +92,7 @@ class TcpDuplex:
             self._eof_wanted = True
             if self._marks_end and not self._ended and self._write_error is None:
                 self._queue.append_mark()
-                self._loop.add_writer(self._fd, self._on_writable)
+                self._await_writable()
             self._shut_down_when_sent()
 
     def consumed(self, size: int) -> None:
@@ -101,7 +101,7 @@ class TcpDuplex:
         if self._paused and self._unconsumed <= RESUME_BYTES:
             self._paused = False
             if not (self._ended or self._eof_in):
-                self._loop.add_reader(self._fd, self._on_readable)
+                self._read_on()
 
     def reset(self) -> None:
         """Break what is open: a RST. But a direction that `write_eof` ended is still delivered, with its FIN, first."""
@@ -136,7 +136,25 @@ class TcpDuplex:
         self._unconsumed += len(early)
         self._sink.data_received(early)
         if not self._ended:
-            self._loop.add_reader(self._fd, self._on_readable)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self._reads = True
+        self._loop.add_reader(self._fd, self._on_readable)
+
+    def _read_no_more(self) -> None:
+        if self._reads:  # to forget what is not known costs the loop two exceptions
+            self._reads = False
+            self._loop.remove_reader(self._fd)
+
+    def _await_writable(self) -> None:
+        self._writes = True
+        self._loop.add_writer(self._fd, self._on_writable)
+
+    def _write_no_more(self) -> None:
+        if self._writes:
+            self._writes = False
+            self._loop.remove_writer(self._fd)
 
     def _on_readable(self) -> None:
         try:
@@ -154,7 +172,7 @@ class TcpDuplex:
         self._sink.data_received(data)
         if self._unconsumed >= WINDOW_BYTES and not self._ended:
             self._paused = True
-            self._loop.remove_reader(self._fd)
+            self._read_no_more()
 
     def _read_eof(self) -> None:
         # A connection that was reset reads as ended once its error has been reported to a send. EPIPE alone says
@@ -163,7 +181,7 @@ class TcpDuplex:
             self.lose(self._write_error)
             return
         self._eof_in = True
-        self._loop.remove_reader(self._fd)
+        self._read_no_more()
         assert self._sink is not None
         self._sink.eof_received()
         if self._write_error is not None:
@@ -180,7 +198,7 @@ class TcpDuplex:
             self._write_failed(error)
             return
         if not self._queue:
-            self._loop.remove_writer(self._fd)
+            self._write_no_more()
         self._report_written(sent)
         self._shut_down_when_sent()
 
@@ -207,7 +225,7 @@ class TcpDuplex:
             return
         self._write_error = error
         self._queue.clear()
-        self._loop.remove_writer(self._fd)
+        self._write_no_more()
         if self._eof_in:
             self.lose(error)
 
@@ -229,8 +247,8 @@ class TcpDuplex:
     def _detach(self) -> None:
         if not self._ended:
             self._ended = True
-            self._loop.remove_reader(self._fd)
-            self._loop.remove_writer(self._fd)
+            self._read_no_more()
+            self._write_no_more()
 
     def _close(self, reset: bool = False) -> None:
         if not self._closed.done():

@@ -21,6 +21,7 @@ from proxy_vpn.net.udp import Path, UdpSocket
 from proxy_vpn.wire.seal import is_sealed
 
 BATCHES_PER_TURN, SHORT_TURN_BATCHES = 32, 8
+PAUSE_S, ALONE_BYTES = 0.0001, 1200
 _FIXED_BIT, _LONG_BIT = 0x40, 0x80
 
 
@@ -47,6 +48,7 @@ class Demultiplexer:
         self.tunnels: dict[Address, Callable[[Sequence[bytes]], None]] = {}
         self.received_bytes = 0
         self.sent_bytes = 0
+        self._read_at = 0.0
         for socket in sockets:
             self._loop.add_reader(socket.fileno(), self._readable, socket)
             socket.watch_writable(lambda socket=socket: self._await_writable(socket))  # type: ignore[misc]
@@ -121,7 +123,9 @@ class Demultiplexer:
 
     def _readable(self, socket: UdpSocket) -> None:
         touched: dict[int, LinkReceiver] = {}
-        for _ in range(SHORT_TURN_BATCHES if TURNS.are_short(self._loop.time()) else BATCHES_PER_TURN):
+        now = self._loop.time()
+        after_pause, self._read_at = now - self._read_at > PAUSE_S, now
+        for _ in range(SHORT_TURN_BATCHES if TURNS.are_short(now) else BATCHES_PER_TURN):
             batches = socket.receive()
             if not batches:
                 break
@@ -129,6 +133,8 @@ class Demultiplexer:
                 self.received_bytes += len(data)
                 if not path.remote.relayed:  # nobody has such an address
                     self._route(data, segment_bytes, path, touched)
+            if after_pause and len(batches) == 1 and len(batches[0].data) <= ALONE_BYTES:
+                break  # it comes alone, and to look for another costs as much as a turn
         for link in touched.values():
             link.settle()
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from proxy_vpn.addresses import Address
-from proxy_vpn.net.demux import SHORT_TURN_BATCHES, Demultiplexer, LinkReceiver
+from proxy_vpn.net.demux import ALONE_BYTES, SHORT_TURN_BATCHES, Demultiplexer, LinkReceiver
 from proxy_vpn.net.turns import Turns
 from proxy_vpn.net.udp import Path, UdpSocket
 
@@ -246,7 +246,7 @@ def test_a_turn_is_shorter_while_somebody_waits(hurried: bool, monkeypatch: pyte
         if hurried:
             turns.hurry(asyncio.get_running_loop().time())
         # Each longer than the one before: none are joined.
-        await bench.send(*(short(ID_A, bytes(30 + number)) for number in range(2 * SHORT_TURN_BATCHES)))
+        await bench.send(*(short(ID_A, bytes(ALONE_BYTES + number)) for number in range(2 * SHORT_TURN_BATCHES)))
         assert len(bench.a.received) == 2 * SHORT_TURN_BATCHES
         assert (bench.a.settled > 1) is hurried
 
