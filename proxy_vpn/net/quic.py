@@ -42,7 +42,7 @@ ACK_DELAY_S = 0.001  # the least of what engines wait with an acknowledgement
 LOSS_LEAST_S = 0.025  # and before they take a packet for lost (RFC 9002, section 6.2.1: the peer's own delay)
 WINDOW_PACKETS = 8
 UNPACED_PACKETS = 20
-TOGETHER_S = 0.0001
+TOGETHER_S, TOGETHER_BYTES = 0.0001, 64 * 1024
 PACKET_OVERHEAD_BYTES = 64
 MEASURES_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class Link:
     def flush(self) -> None:
         """Something was given to the engine: send it at once, and what follows soon together, after this turn."""
         now = self._loop.time()
-        if now - self._flushed_at < TOGETHER_S or self._settling:
+        if self._settling or (now - self._flushed_at < TOGETHER_S and self.engine.backlog < TOGETHER_BYTES):
             self.wake()
             return
         self._flushed_at = now
