@@ -19,10 +19,12 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.net.turns import TURNS
 from proxy_vpn.net.udp import Path, UdpSocket
 from proxy_vpn.wire.seal import is_sealed
+from proxy_vpn.wire.train import cut
 
 BATCHES_PER_TURN, SHORT_TURN_BATCHES = 32, 8
 PAUSE_S, ALONE_BYTES = 0.0001, 1200
 _FIXED_BIT, _LONG_BIT = 0x40, 0x80
+_SHORT_FIRST = bytes(range(_FIXED_BIT, _LONG_BIT))  # first bytes of packets with a short header
 
 
 class LinkReceiver(Protocol):
@@ -71,17 +73,20 @@ class Demultiplexer:
             socket.close()
         self._sockets.clear()
 
-    def send(self, datagrams: Sequence[bytes], path: Path) -> None:
-        """Send on the path's socket or through its tunnel; what goes to a family we don't have is dropped."""
+    def send(self, datagrams: Sequence[bytes], path: Path, segment_bytes: int = 0) -> None:
+        """Send on the path's socket or through its tunnel; what goes to a family we don't have is dropped.
+
+        `segment_bytes`: as UdpSocket.send has it.
+        """
         if path.remote.relayed:
             tunnel = self.tunnels.get(path.remote)
             if tunnel is not None:
-                tunnel(datagrams)
+                tunnel([each for data in datagrams for each in cut(data, segment_bytes or len(data))])
             return
         socket = self._socket_of(path)
         if socket is not None:
             self.sent_bytes += sum(map(len, datagrams))
-            socket.send(datagrams, path)
+            socket.send(datagrams, path, segment_bytes)
 
     def congested(self, path: Path) -> bool:
         """Whether the kernel holds back that path's socket."""
@@ -143,15 +148,13 @@ class Demultiplexer:
         size, start = len(data), 0
         while start < size:
             link = self.links.get(data[start + 1 : start + 9]) if data[start] & 0xC0 == _FIXED_BIT else None
-            end = start + segment_bytes
             if link is None:
+                end = start + segment_bytes
                 single = self._route_single(data[start:end] if size > segment_bytes else data, path)
                 if single is not None:
                     touched[id(single)] = single
             else:
-                head = data[start + 1 : start + 9]
-                while end < size and data[end + 1 : end + 9] == head and data[end] & 0xC0 == _FIXED_BIT:
-                    end += segment_bytes
+                end = _end_of_run(data, segment_bytes, start)
                 link.receive(data[start:end] if end - start < size else data, segment_bytes, path)
                 touched[id(link)] = link
             start = end
@@ -165,3 +168,18 @@ class Demultiplexer:
         if first == 0x64 and len(datagram) >= 20 and datagram[-1] == 0x65:
             self.on_krpc(datagram, path.remote)
         return None
+
+
+def _end_of_run(data: bytes, segment_bytes: int, start: int) -> int:
+    """Where the segments end that bear the connection ID of the one at `start`; mostly that is all of them."""
+    size, count = len(data), -(-(len(data) - start) // segment_bytes)
+    if count > 1:
+        columns = [data[start + at :: segment_bytes] for at in range(1, 9)]
+        if all(column == column[:1] * count for column in columns) and not data[start::segment_bytes].translate(
+            None, _SHORT_FIRST
+        ):
+            return size
+    head, end = data[start + 1 : start + 9], start + segment_bytes
+    while end < size and data[end + 1 : end + 9] == head and data[end] & 0xC0 == _FIXED_BIT:
+        end += segment_bytes
+    return end

@@ -29,7 +29,7 @@ from proxy_vpn.net.pacer import Pacer
 from proxy_vpn.net.trains import Trains
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import OVERHEAD_BYTES
-from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES, train_id
+from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES, cut, train_id
 
 KEY_UPDATE_PACKETS = 1 << 22
 KEEPALIVE_S = 20.0
@@ -337,24 +337,31 @@ class Link:
         if not self._outbox or path is None:
             return
         datagrams, self._outbox = self._outbox, []
+        segment_bytes = 0
+        self._packets_since_update += len(datagrams)
         if datagrams[0][0] & LONG_HEADER_BIT or datagrams[-1][0] & LONG_HEADER_BIT:
             datagrams = [part for d in datagrams for part in self._sealed(d)]
             if not self._sent_first:
                 self._send_first(datagrams, path)
         elif self.engine.size > self._size and any(len(datagram) > self._size for datagram in datagrams):
-            datagrams = list(self.trains.split(datagrams, self._size, self._loop.time()))
+            segment_bytes = self._size
+            datagrams = self.trains.split(datagrams, segment_bytes, self._loop.time())
         size = sum(map(len, datagrams))
         self.sent_bytes += size
         self._timer.sent()
         self._on_path().sent(size)
-        self._packets_since_update += len(datagrams)
         self._unanswered_since = self._unanswered_since or self._loop.time()
-        self._demux.send(datagrams, path)
+        self._demux.send(datagrams, path, segment_bytes)
 
     def _sealed(self, datagram: bytes) -> Iterable[bytes]:
         if not datagram[0] & LONG_HEADER_BIT:
-            return self.trains.split([datagram], self._size, self._loop.time())
-        return map(self._seal, self.trains.split([datagram], self.datagram_bytes - OVERHEAD_BYTES, 0.0))
+            return self._split(datagram, self._size)
+        return map(self._seal, self._split(datagram, self.datagram_bytes - OVERHEAD_BYTES))
+
+    def _split(self, packet: bytes, datagram_bytes: int) -> list[bytes]:
+        return [
+            each for train in self.trains.split([packet], datagram_bytes, 0.0) for each in cut(train, datagram_bytes)
+        ]
 
     def _send_first(self, datagrams: Sequence[bytes], path: Path) -> None:
         """Send the first flight again if no answer comes; qh3 would take small packets for the connection's life."""

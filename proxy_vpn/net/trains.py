@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.net.demux import LinkReceiver
@@ -36,14 +36,11 @@ class Trains:
         """Datagrams were lost that no full queue explains, or a parity was of use: it is worth sending for a while."""
         self._parity_until = now + PARITY_S
 
-    def split(self, packets: Iterable[bytes], datagram_bytes: int, now: float) -> Iterator[bytes]:
-        """The datagrams that carry these packets."""
-        parity = now < self._parity_until
-        for packet in packets:
-            if len(packet) <= datagram_bytes:
-                yield packet
-            else:
-                yield from self._splitter.split(packet, datagram_bytes, parity)
+    def split(self, packets: Iterable[bytes], datagram_bytes: int, now: float) -> list[bytes]:
+        """The datagrams that carry these packets, each packet's laid end to end."""
+        parity, split = now < self._parity_until, self._splitter.split
+        trains = (p if len(p) <= datagram_bytes else split(p, datagram_bytes, parity) for p in packets)
+        return [train for train in trains if train]
 
     def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
         """Take datagrams of trains; LinkReceiver."""

@@ -21,6 +21,7 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.errors import StateError
 from proxy_vpn.net.filter import drop_dht_queries
 from proxy_vpn.net.recvmmsg import ManyReceiver, ancillary, available, socket_address
+from proxy_vpn.wire.train import cut
 
 RECEIVE_BYTES = 65535
 GSO_SEGMENTS_LIMIT = 64
@@ -60,6 +61,15 @@ class Batch(NamedTuple):
     path: Path
 
 
+class _Call(NamedTuple):
+    """What one call of the kernel sends: one datagram, or with `segment_bytes` what is to be cut; `control` ends so."""
+
+    datagrams: Sequence[bytes]
+    segment_bytes: int
+    control: _Ancillary
+    remote: Address
+
+
 class UdpSocket:
     """A bound, non-blocking UDP socket of one family."""
 
@@ -80,7 +90,7 @@ class UdpSocket:
         self._many: ManyReceiver | None = None
         self._alone = self._misfits = 0
         self._paths: dict[tuple[bytes, tuple[object, ...]], Path] = {}
-        self._queue: deque[tuple[Sequence[bytes], _Ancillary, Address]] = deque()
+        self._queue: deque[_Call] = deque()
         self._on_writable: Callable[[], None] | None = None
         self.interface_to: Callable[[str], int | None] = lambda ip: 0
 
@@ -174,56 +184,71 @@ class UdpSocket:
         path = self._paths[info, source] = Path(local, interface, remote)
         return path
 
-    def send(self, datagrams: Sequence[bytes], path: Path) -> None:
-        """Send in order; what the kernel can't take now is queued (bounded, see `congested`) or dropped."""
-        start, count = 0, len(datagrams)
-        while start < count:
-            size = len(datagrams[start])
-            end, total = start + 1, size
-            room = GSO_SEGMENTS_LIMIT if self._segmentation else 1
-            while end < count and end - start < room and total + len(datagrams[end]) <= GSO_BYTES_LIMIT:
-                length = len(datagrams[end])
-                if length > size:
-                    break
-                end, total = end + 1, total + length
-                if length < size:
-                    break
-            self._send_group(datagrams[start:end], path)
-            start = end
+    def send(self, datagrams: Sequence[bytes], path: Path, segment_bytes: int = 0) -> None:
+        """Send in order; what the kernel can't take now is queued (bounded, see `congested`) or dropped.
 
-    def _send_group(self, group: Sequence[bytes], path: Path) -> None:
+        With `segment_bytes`, each of `datagrams` may be several laid end to end, all but its last of that length.
+        """
+        if len(datagrams) == 1 and not segment_bytes:
+            self._send_group(datagrams, len(datagrams[0]), path)
+            return
+        group: list[bytes] = []
+        segment = room = 0
+        for data in datagrams:
+            size = len(data)
+            if group and (size > room or (size > segment and not segment_bytes)):
+                self._send_group(group, segment, path)
+                group = []
+            if not group:
+                segment = segment_bytes or size
+                room = min(GSO_SEGMENTS_LIMIT * segment, GSO_BYTES_LIMIT)
+            group.append(data)
+            room = room - size if size % segment == 0 else 0  # one that is shorter is the last that one call can take
+        if group:
+            self._send_group(group, segment, path)
+
+    def _send_group(self, group: Sequence[bytes], segment_bytes: int, path: Path) -> None:
         if not path.interface and (interface := self.interface_to(path.remote.ip)) != 0:
             if interface is None:
                 return  # no way leads there
             path = path._replace(interface=interface)
         control = _source_ancillary(path)
-        if len(group) > 1:
-            control.append((_SOL_UDP, _UDP_SEGMENT, _U16.pack(len(group[0]))))
-        if self._queue or not self._try_send(group, control, path.remote):
-            self._enqueue(group, control, path.remote)
+        if len(group) == 1 and len(group[0]) <= segment_bytes:
+            self._send_call(_Call(group, 0, control, path.remote))
+        elif self._segmentation:
+            control.append((_SOL_UDP, _UDP_SEGMENT, _U16.pack(segment_bytes)))
+            self._send_call(_Call(group, segment_bytes, control, path.remote))
+        else:
+            for datagram in cut(b"".join(group), segment_bytes):
+                self._send_call(_Call([datagram], 0, control, path.remote))
 
-    def _enqueue(self, group: Sequence[bytes], ancillary: _Ancillary, remote: Address) -> None:
+    def _send_call(self, call: _Call) -> None:
+        if self._queue or not self._try(call):
+            self._enqueue(call)
+
+    def _enqueue(self, call: _Call) -> None:
         if len(self._queue) < QUEUED_SENDS_LIMIT:
-            self._queue.append((group, ancillary, remote))
+            self._queue.append(call)
             if len(self._queue) == 1 and self._on_writable:
                 self._on_writable()
 
-    def _try_send(self, group: Sequence[bytes], ancillary: _Ancillary, remote: Address) -> bool:
+    def _try(self, call: _Call) -> bool:
+        """Whether the kernel took it, or won't ever."""
         try:
-            self._socket.sendmsg(group, ancillary, 0, remote)
+            self._socket.sendmsg(call.datagrams, call.control, 0, call.remote)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            if len(group) > 1 and error.errno in (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROTOOPT):
-                self._send_singly(group, ancillary[:-1], remote, error)
+            if call.segment_bytes and error.errno in (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROTOOPT):
+                self._send_singly(call, error)
             # Anything else (no route, refused by a firewall, too large) is a lost datagram: probes notice.
         return True
 
-    def _send_singly(self, group: Sequence[bytes], ancillary: _Ancillary, remote: Address, cause: OSError) -> None:
+    def _send_singly(self, call: _Call, cause: OSError) -> None:
         sent, too_large = 0, False
-        for datagram in group:
+        for datagram in cut(b"".join(call.datagrams), call.segment_bytes):
             try:
-                self._socket.sendmsg([datagram], ancillary, 0, remote)
+                self._socket.sendmsg([datagram], call.control[:-1], 0, call.remote)
                 sent += 1
             except OSError as error:
                 too_large = too_large or error.errno == errno.EMSGSIZE
@@ -242,7 +267,7 @@ class UdpSocket:
     def flush(self) -> bool:
         """Send what waits; True once nothing does."""
         while self._queue:
-            if not self._try_send(*self._queue[0]):
+            if not self._try(self._queue[0]):
                 return False
             self._queue.popleft()
         return True

@@ -45,29 +45,37 @@ def train_id(connection_id: bytes) -> bytes:
     return connection_id.translate(_COMPLEMENT)
 
 
+def cut(data: bytes, segment_bytes: int) -> list[bytes]:
+    """The datagrams that are laid end to end in `data`, all but the last of `segment_bytes`."""
+    return [data[start : start + segment_bytes] for start in range(0, len(data), segment_bytes)]
+
+
 class Splitter:
     """Makes one connection's trains."""
 
     def __init__(self) -> None:
         self._number = 0
 
-    def split(self, packet: bytes, datagram_bytes: int, parity: bool) -> list[bytes]:
-        """The datagrams, none larger than `datagram_bytes`, of a packet that is; none if it is too large."""
+    def split(self, packet: bytes, datagram_bytes: int, parity: bool) -> bytes:
+        """The train of a packet larger than `datagram_bytes`, laid end to end in such datagrams; b"" if too large."""
         size = datagram_bytes - HEADER_BYTES
         count = -(-(len(packet) + TRAILER_BYTES) // size)
         if count > COUNT_LIMIT:
-            return []
+            return b""
         padding = count * size - len(packet) - TRAILER_BYTES
         if padding > size // PADDING_SHARE and size - padding >= TRAILER_BYTES and not parity:
             padding = 0
         packet = b"".join((packet, bytes(padding), padding.to_bytes(TRAILER_BYTES, "big")))
         self._number = (self._number + 1) % _NUMBERS
         head = _FIXED_BIT + _train_of(packet) + self._number.to_bytes(3, "big")
-        parts = [packet[start : start + size] for start in range(0, len(packet), size)]
-        datagrams = [head + place + part for place, part in zip(_PLACES[count], parts, strict=True)]
+        pieces: list[bytes] = []
+        start = 0
+        for place in _PLACES[count]:
+            pieces += (head, place, packet[start : start + size])
+            start += size
         if parity:
-            datagrams.append(head + bytes(((count << 4) | count,)) + _xor(parts, size))
-        return datagrams
+            pieces += (head, bytes(((count << 4) | count,)), _xor(pieces[2::3], size))
+        return b"".join(pieces)
 
 
 class Joiner:

@@ -10,7 +10,7 @@ import pytest
 from proxy_vpn.addresses import Address
 from proxy_vpn.net.demux import ALONE_BYTES, SHORT_TURN_BATCHES, Demultiplexer, LinkReceiver
 from proxy_vpn.net.turns import Turns
-from proxy_vpn.net.udp import Path, UdpSocket
+from proxy_vpn.net.udp import Path, UdpSocket, _Call
 
 WAIT_S = 10.0
 ID_A, ID_B = b"aaaaaaaa", b"bbbbbbbb"
@@ -259,7 +259,7 @@ def test_a_full_kernel_holds_links_back_and_wakes_them() -> None:
         assert not bench.demux.congested(path)
         assert not bench.demux.congested(Path("", 0, Address("::1", 9)))
         (socket,) = bench.demux._sockets.values() if isinstance(bench.demux._sockets, dict) else bench.demux._sockets
-        socket._enqueue([b"waits"], [], bench.sender.address)
+        socket._enqueue(_Call([b"waits"], 0, [], bench.sender.address))
         assert bench.demux.congested(path)
         async with asyncio.timeout(WAIT_S):
             await bench.a.has_settled.wait()

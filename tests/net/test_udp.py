@@ -17,6 +17,7 @@ from proxy_vpn.errors import StateError
 from proxy_vpn.net import udp
 from proxy_vpn.net.recvmmsg import ManyReceiver, Received, available
 from proxy_vpn.net.udp import MANY_AFTER, MISFITS_LIMIT, Batch, Path, UdpSocket
+from proxy_vpn.wire.train import cut
 
 WAIT_S = 10.0
 
@@ -103,6 +104,32 @@ def test_sizes_may_change_within_one_send() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("segmentation", [True, False])
+def test_datagrams_may_be_laid_end_to_end(segmentation: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        with sockets("127.0.0.1", "127.0.0.1") as (one, two):
+            monkeypatch.setattr(one, "_segmentation", segmentation)
+            laid = [bytes([n + 1]) * size for n, size in enumerate([9600, 9600, 1200, 9600, 2900, 700, 1200, 54_000])]
+            one.send(laid, to(two), segment_bytes=1200)
+            singly = [each for data in laid for each in cut(data, 1200)]
+            assert {len(each) for each in singly} == {1200, 700, 500}
+            assert await datagrams(two, len(singly)) == singly
+
+    run(test)
+
+
+def test_whole_trains_share_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        with sockets("127.0.0.1", "127.0.0.1") as (one, two):
+            counting = Refusing(one._socket, 0)
+            monkeypatch.setattr(one, "_socket", counting)
+            one.send([bytes(8 * 1452)] * 20, to(two), segment_bytes=1452)
+            assert counting.calls == [5] * 4, "a receiver that joins datagrams gets none in halves"
+            assert await datagrams(two, 160) == [bytes(1452)] * 160
+
+    run(test)
+
+
 def test_without_segmentation_the_same_datagrams_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         with sockets("127.0.0.1", "127.0.0.1") as (one, two):
@@ -115,15 +142,17 @@ def test_without_segmentation_the_same_datagrams_go_one_by_one(monkeypatch: pyte
 
 
 class Refusing:
-    """A socket whose kernel refuses segmented sends with `code`."""
+    """A socket whose kernel refuses segmented sends with `code`, if that is not 0; it counts a call's buffers."""
 
     def __init__(self, inner: socket.socket, code: int) -> None:
         self._inner = inner
         self._code = code
         self.refused = 0
+        self.calls: list[int] = []
 
     def sendmsg(self, buffers: list[bytes], *rest: Any) -> int:
-        if len(buffers) > 1:
+        self.calls.append(len(buffers))
+        if self._code and any(kind == 103 for _level, kind, _value in rest[0]):  # UDP_SEGMENT
             self.refused += 1
             raise OSError(self._code, "not today")
         return self._inner.sendmsg(buffers, *rest)

@@ -26,6 +26,7 @@ from proxy_vpn.net.demux import Demultiplexer, LinkReceiver
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.messages import Reach
+from proxy_vpn.wire.train import cut
 
 PORT = 41641
 WAIT_S = 30.0
@@ -116,10 +117,11 @@ class WireDemux(Demultiplexer):
     def addresses(self) -> list[Address]:
         return self._own
 
-    def send(self, datagrams: Sequence[bytes], path: Path) -> None:
+    def send(self, datagrams: Sequence[bytes], path: Path, segment_bytes: int = 0) -> None:
         if path.remote.relayed:
-            super().send(datagrams, path)
+            super().send(datagrams, path, segment_bytes)
             return
+        datagrams = [each for data in datagrams for each in cut(data, segment_bytes or len(data))]
         self.sent_bytes += sum(map(len, datagrams))
         if self.gone:
             return

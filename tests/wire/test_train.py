@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy_vpn.wire.train import COUNT_LIMIT, HEADER_BYTES, PENDING_BYTES, PENDING_LIMIT, Joiner, Splitter, train_id
+from proxy_vpn.wire.train import (
+    COUNT_LIMIT,
+    HEADER_BYTES,
+    PENDING_BYTES,
+    PENDING_LIMIT,
+    Joiner,
+    Splitter,
+    cut,
+    train_id,
+)
 
 DATAGRAM_BYTES = 1452
 ID = b"\x01\x02\x03\x04\x05\x06\x07\x08"
@@ -17,6 +26,10 @@ sizes = st.integers(1200, 1500)
 
 def packet(size: int, seed: int = 1) -> bytes:
     return b"\x41" + ID + random.Random(seed).randbytes(size - 9)
+
+
+def split(splitter: Splitter, whole: bytes, datagram_bytes: int, parity: bool) -> list[bytes]:
+    return cut(splitter.split(whole, datagram_bytes, parity), datagram_bytes)
 
 
 def fed(joiner: Joiner, datagrams: list[bytes]) -> list[bytes]:
@@ -29,7 +42,7 @@ def test_a_packet_comes_together_in_any_order_and_twice_is_once(datagram_bytes: 
     size = data.draw(st.integers(datagram_bytes + 1, (COUNT_LIMIT - 1) * (datagram_bytes - HEADER_BYTES)))
     parity = data.draw(st.booleans())
     sent = packet(size)
-    datagrams = Splitter().split(sent, datagram_bytes, parity)
+    datagrams = split(Splitter(), sent, datagram_bytes, parity)
     assert all(datagram_bytes >= len(datagram) > HEADER_BYTES for datagram in datagrams)
     assert len({len(datagram) for datagram in datagrams[:-1]}) == 1, "one call of the kernel sends them"
     twice = data.draw(st.permutations(datagrams * 2))
@@ -39,7 +52,7 @@ def test_a_packet_comes_together_in_any_order_and_twice_is_once(datagram_bytes: 
 @given(sizes, st.integers(1600, 15_000), st.data())
 def test_a_parity_replaces_any_one_part(datagram_bytes: int, size: int, data: st.DataObject) -> None:
     sent = packet(size)
-    datagrams = Splitter().split(sent, datagram_bytes, True)
+    datagrams = split(Splitter(), sent, datagram_bytes, True)
     missing = data.draw(st.integers(0, len(datagrams) - 1))
     rest = datagrams[:missing] + datagrams[missing + 1 :]
     joiner = Joiner()
@@ -52,7 +65,7 @@ def test_a_parity_replaces_any_one_part(datagram_bytes: int, size: int, data: st
 def test_trains_that_the_kernel_joined_come_as_one_run(parity: bool) -> None:
     splitter, joiner = Splitter(), Joiner()
     packets = [packet(11_470, seed) for seed in range(4)]
-    datagrams = [each for sent in packets for each in splitter.split(sent, DATAGRAM_BYTES, parity)]
+    datagrams = [each for sent in packets for each in split(splitter, sent, DATAGRAM_BYTES, parity)]
     assert {len(datagram) for datagram in datagrams} == {DATAGRAM_BYTES}
     assert list(joiner.feed(b"".join(datagrams), DATAGRAM_BYTES)) == [(b"".join(packets), 11_470)]
     del datagrams[3]
@@ -68,7 +81,7 @@ def test_no_length_comes_out_wrong_whole_or_in_parts(datagram_bytes: int) -> Non
     for size in sorted(lengths):
         for parity in (False, True):
             sent = packet(size)
-            datagrams = Splitter().split(sent, datagram_bytes, parity)
+            datagrams = split(Splitter(), sent, datagram_bytes, parity)
             assert list(Joiner().feed(b"".join(datagrams), len(datagrams[0]))) == [(sent, size)]
             assert fed(Joiner(), datagrams) == [sent]
 
@@ -88,7 +101,7 @@ def test_what_no_path_carries_is_no_train() -> None:
 
 def test_tiny_parts_that_somebody_adds_keep_no_train_from_coming_together() -> None:
     splitter, joiner = Splitter(), Joiner()
-    trains = [splitter.split(packet(11_000, seed), DATAGRAM_BYTES, False) for seed in range(8)]
+    trains = [split(splitter, packet(11_000, seed), DATAGRAM_BYTES, False) for seed in range(8)]
     for datagrams in trains:
         number = datagrams[0][:12]
         assert fed(joiner, [number + bytes((15,)) + b"x", number + b"\x02" + b"xx", number + b"\x12" + b"xx"]) == []
@@ -99,7 +112,7 @@ def test_tiny_parts_that_somebody_adds_keep_no_train_from_coming_together() -> N
 def test_runs_end_with_a_shorter_packet_and_before_a_longer_one() -> None:
     splitter = Splitter()
     lengths = [9_000, 9_000, 5_000, 9_000, 11_000]
-    data = [splitter.split(packet(size), DATAGRAM_BYTES, True) for size in lengths]
+    data = [split(splitter, packet(size), DATAGRAM_BYTES, True) for size in lengths]
     joiner = Joiner()
     runs = [run for datagrams in data for run in joiner.feed(b"".join(datagrams), DATAGRAM_BYTES)]
     assert [size for _, size in runs] == lengths
@@ -108,29 +121,29 @@ def test_runs_end_with_a_shorter_packet_and_before_a_longer_one() -> None:
 
 
 def test_a_packet_that_is_too_large_makes_no_train() -> None:
-    assert Splitter().split(packet(COUNT_LIMIT * DATAGRAM_BYTES), DATAGRAM_BYTES, False) == []
+    assert split(Splitter(), packet(COUNT_LIMIT * DATAGRAM_BYTES), DATAGRAM_BYTES, False) == []
 
 
 def test_the_id_is_not_the_connections_own() -> None:
     assert train_id(train_id(ID)) == ID != train_id(ID)
-    assert Splitter().split(packet(3000), DATAGRAM_BYTES, False)[0][1:9] == train_id(ID)
+    assert split(Splitter(), packet(3000), DATAGRAM_BYTES, False)[0][1:9] == train_id(ID)
 
 
 def test_what_is_no_packet_of_the_trains_connection_is_dropped() -> None:
     for spoiled in (b"\xc1" + packet(3000)[1:], b"\x01" + packet(3000)[1:]):
-        assert fed(Joiner(), Splitter().split(spoiled, DATAGRAM_BYTES, False)) == []
-    of_another = Splitter().split(packet(3000), DATAGRAM_BYTES, False)
+        assert fed(Joiner(), split(Splitter(), spoiled, DATAGRAM_BYTES, False)) == []
+    of_another = split(Splitter(), packet(3000), DATAGRAM_BYTES, False)
     assert fed(Joiner(), [each[:1] + bytes(8) + each[9:] for each in of_another]) == []
     handshake = b"\xc1\0\0\0\1\x08" + packet(3000)[1:]
-    datagrams = Splitter().split(handshake, DATAGRAM_BYTES, False)
+    datagrams = split(Splitter(), handshake, DATAGRAM_BYTES, False)
     assert fed(Joiner(), datagrams) == [] and fed(Joiner(long_headers=True), datagrams) == [handshake]
-    short = Splitter().split(packet(3000), DATAGRAM_BYTES, False)
+    short = split(Splitter(), packet(3000), DATAGRAM_BYTES, False)
     assert fed(Joiner(long_headers=True), short) == []
 
 
 def test_incomplete_trains_are_bounded_and_the_oldest_go() -> None:
     splitter, joiner = Splitter(), Joiner()
-    trains = [splitter.split(packet(11_000, seed), DATAGRAM_BYTES, False) for seed in range(PENDING_LIMIT + 1)]
+    trains = [split(splitter, packet(11_000, seed), DATAGRAM_BYTES, False) for seed in range(PENDING_LIMIT + 1)]
     for datagrams in trains:
         assert fed(joiner, datagrams[:-1]) == []
     assert joiner._held_bytes <= PENDING_BYTES and len(joiner._pending) <= PENDING_LIMIT
@@ -140,7 +153,7 @@ def test_incomplete_trains_are_bounded_and_the_oldest_go() -> None:
 
 def test_noise_raises_nothing_and_stays_bounded() -> None:
     rest, joiner = random.Random(5), Joiner()
-    good = Splitter().split(packet(6_000), DATAGRAM_BYTES, True)
+    good = split(Splitter(), packet(6_000), DATAGRAM_BYTES, True)
     for _ in range(20_000):
         spoiled = bytearray(rest.choice(good))
         for _ in range(rest.choice((0, 1, 2, 5))):
