@@ -14,9 +14,9 @@ from proxy_vpn.errors import FlowLost
 from proxy_vpn.mesh.duplex import Sink
 from proxy_vpn.net.turns import TURNS
 
-READ_BYTES, SHORT_READ_BYTES = 256 * 1024, 64 * 1024
-WINDOW_BYTES = 512 * 1024
-RESUME_BYTES = 256 * 1024
+READ_BYTES, SHORT_READ_BYTES = 512 * 1024, 64 * 1024
+WINDOW_BYTES = 256 * 1024
+RESUME_BYTES = 128 * 1024
 
 
 class TcpDuplex:

@@ -22,7 +22,7 @@ from proxy_vpn.wire.seal import is_sealed
 from proxy_vpn.wire.train import cut
 
 BATCHES_PER_TURN, SHORT_TURN_BATCHES = 32, 8
-PAUSE_S, ALONE_BYTES = 0.0001, 1200
+ALONE_BYTES, LOOK_EVERY, BULK_BYTES, MANY_S = 1000, 8, 8192, 0.02
 _FIXED_BIT, _LONG_BIT = 0x40, 0x80
 _SHORT_FIRST = bytes(range(_FIXED_BIT, _LONG_BIT))  # first bytes of packets with a short header
 
@@ -50,7 +50,8 @@ class Demultiplexer:
         self.tunnels: dict[Address, Callable[[Sequence[bytes]], None]] = {}
         self.received_bytes = 0
         self.sent_bytes = 0
-        self._read_at = 0.0
+        self._alone = 0
+        self._many_until = 0.0
         for socket in sockets:
             self._loop.add_reader(socket.fileno(), self._readable, socket)
             socket.watch_writable(lambda socket=socket: self._await_writable(socket))  # type: ignore[misc]
@@ -85,7 +86,10 @@ class Demultiplexer:
             return
         socket = self._socket_of(path)
         if socket is not None:
-            self.sent_bytes += sum(map(len, datagrams))
+            size = sum(map(len, datagrams))
+            self.sent_bytes += size
+            if size >= BULK_BYTES:
+                self._many_until = self._loop.time() + MANY_S  # acknowledgements
             socket.send(datagrams, path, segment_bytes)
 
     def congested(self, path: Path) -> bool:
@@ -128,18 +132,22 @@ class Demultiplexer:
 
     def _readable(self, socket: UdpSocket) -> None:
         touched: dict[int, LinkReceiver] = {}
-        now = self._loop.time()
-        after_pause, self._read_at = now - self._read_at > PAUSE_S, now
+        now, calls = self._loop.time(), 0
         for _ in range(SHORT_TURN_BATCHES if TURNS.are_short(now) else BATCHES_PER_TURN):
             batches = socket.receive()
             if not batches:
                 break
+            calls += 1
             for data, segment_bytes, path in batches:
                 self.received_bytes += len(data)
                 if not path.remote.relayed:  # nobody has such an address
                     self._route(data, segment_bytes, path, touched)
-            if after_pause and len(batches) == 1 and len(batches[0].data) <= ALONE_BYTES:
-                break  # it comes alone, and to look for another costs as much as a turn
+            if now > self._many_until and len(batches) == 1 and len(batches[0].data) <= ALONE_BYTES:
+                self._alone += 1
+                if self._alone % LOOK_EVERY:
+                    break  # it comes alone, and to look for another costs as much as a turn
+        if calls > 1:
+            self._many_until = now + MANY_S
         for link in touched.values():
             link.settle()
 

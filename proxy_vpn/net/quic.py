@@ -27,6 +27,7 @@ from proxy_vpn.net.engine import (
 from proxy_vpn.net.engine_timer import EngineTimer
 from proxy_vpn.net.pacer import Pacer
 from proxy_vpn.net.trains import Trains
+from proxy_vpn.net.turns import TURNS
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import OVERHEAD_BYTES
 from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES, cut, train_id
@@ -41,7 +42,7 @@ ANSWERED_BYTES = 1200
 ACK_DELAY_S = 0.001  # the least of what engines wait with an acknowledgement
 LOSS_LEAST_S = 0.025  # and before they take a packet for lost (RFC 9002, section 6.2.1: the peer's own delay)
 WINDOW_PACKETS = 8
-UNPACED_PACKETS = 20
+UNPACED_PACKETS, SHORT_TURN_PACKETS = 46, 6
 TOGETHER_S, TOGETHER_BYTES = 0.0001, 64 * 1024
 PACKET_OVERHEAD_BYTES = 64
 MEASURES_AFTER_S = 1.0
@@ -282,7 +283,8 @@ class Link:
             return min(largest, size) - PACKET_OVERHEAD_BYTES
         if parts * whole < largest:
             return parts * whole - PACKET_OVERHEAD_BYTES
-        return (largest - PACKET_OVERHEAD_BYTES) * (1 if self._pacer.active else UNPACED_PACKETS)
+        packets = SHORT_TURN_PACKETS if TURNS.are_short(self._loop.time()) else UNPACED_PACKETS
+        return (largest - PACKET_OVERHEAD_BYTES) * (1 if self._pacer.active else packets)
 
     def takes(self, size: int) -> bool:
         """Whether the engine may be given so many bytes of stream data at once, past those that wait."""

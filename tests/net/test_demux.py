@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from proxy_vpn.addresses import Address
-from proxy_vpn.net.demux import ALONE_BYTES, SHORT_TURN_BATCHES, Demultiplexer, LinkReceiver
+from proxy_vpn.net.demux import ALONE_BYTES, LOOK_EVERY, SHORT_TURN_BATCHES, Demultiplexer, LinkReceiver
 from proxy_vpn.net.turns import Turns
 from proxy_vpn.net.udp import Path, UdpSocket, _Call
 
@@ -265,5 +265,15 @@ def test_a_full_kernel_holds_links_back_and_wakes_them() -> None:
             await bench.a.has_settled.wait()
         assert not bench.demux.congested(path)
         assert bench.a.settled == 1 and bench.b.settled == 1
+
+    run(test)
+
+
+def test_small_datagrams_are_taken_many_a_turn_once_they_come_so() -> None:
+    async def test(bench: Bench) -> None:
+        sent = [short(ID_A, bytes(30 + number)) for number in range(200)]
+        await bench.send(*sent)
+        assert len(bench.a.received) == len(sent)
+        assert LOOK_EVERY <= bench.a.settled < LOOK_EVERY + 30, "one by one at first, then up to 32 a turn"
 
     run(test)
