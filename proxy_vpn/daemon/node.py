@@ -24,6 +24,7 @@ from typing import Any
 from proxy_vpn.addresses import Address, ForwardSpec, Target
 from proxy_vpn.config import Settings
 from proxy_vpn.daemon import doctor, memory, report, search, sockets, tunnel
+from proxy_vpn.daemon.allocator import keep_buffers
 from proxy_vpn.daemon.capture import Captures
 from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.control import ControlServer
@@ -478,6 +479,7 @@ async def _run(settings: Settings, console: Console) -> None:
 
 def run(settings: Settings) -> int:
     """Run a node in the foreground until Ctrl-C or SIGTERM; the exit code. Raises PvpnError."""
+    keep_buffers()
     console = Console()
     console.take_logs(settings.verbosity)
     asyncio.run(_run(settings, console))
