@@ -53,9 +53,8 @@ class Detours:
     def tick(self, sessions: Iterable[Session]) -> None:
         """Ask for who is due; called a few times a second."""
         now, asked = self._now(), 0
+        relays: list[Session] | None = None
         self._forget_unknown()
-        able = [session for session in sessions if can_carry(session)]
-        relays = sorted(able, key=lambda session: (session.paths and session.paths.rtt_s) or 0.0)
         for peer in self._roster:
             session = self._live_session(peer.identity)
             if session is not None and session.settled:
@@ -64,6 +63,7 @@ class Detours:
             elif session is not None and session.relayed:
                 self._look_for_direct(peer, now)
             elif asked < PEERS_PER_TURN and (peer.record or peer.last_seen) and not peer.left:
+                relays = _nearest(sessions) if relays is None else relays
                 asked += self._search(peer, relays, now)
 
     def _forget_unknown(self) -> None:
@@ -104,3 +104,9 @@ class Detours:
         for relay in others[:RELAYS_ASKED]:
             self._tunnels.ask(relay, peer.identity)
         return True
+
+
+def _nearest(sessions: Iterable[Session]) -> list[Session]:
+    """Those that can carry, the nearest first."""
+    able = [session for session in sessions if can_carry(session)]
+    return sorted(able, key=lambda session: (session.paths and session.paths.rtt_s) or 0.0)

@@ -129,6 +129,11 @@ class PathMonitor:
         return self._unanswered >= SUSPECT_AFTER
 
     @property
+    def due(self) -> float:
+        """When the next `tick` has something to do; 0 while an answer is awaited or paths race."""
+        return 0.0 if self._waiting or self.suspect else min(self._next_probe, self._next_others)
+
+    @property
     def known(self) -> list[Path]:
         """All ways to the peer that are kept in mind."""
         return list(self._paths)

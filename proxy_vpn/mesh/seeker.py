@@ -199,8 +199,9 @@ class Seeker:
     def _probe_candidates(self) -> None:
         if self.stopped:
             return
-        live = self._owner.live_addresses()
-        for candidate in self.book.due(self._now()):
+        due = self.book.due(self._now())
+        live = self._owner.live_addresses() if due else set()
+        for candidate in due:
             session = self._owner.live_session(candidate.identity) if candidate.identity else None
             settled = session is not None and session.settled
             if not settled and candidate.address not in live:

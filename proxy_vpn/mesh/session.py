@@ -110,6 +110,8 @@ class Session:
         self.racing = False
         self.asked_for = 0.0
         self.alarmed = False
+        self.rests_until = 0.0
+        self.rests_with = 0
         self.paths: PathMonitor | None = None
         self.sizes: SizeCheck | None = None
         self.path_secret = (b"", b"")

@@ -52,6 +52,12 @@ class SizeCheck:
         self._due = self._now()
         self._raise_due = self._now() + RAISE_AFTER_S
 
+    def due(self, size_bytes: int) -> float:
+        """When the next `tick` has something to do while no data waits; 0 while an answer is awaited."""
+        if self._sent_at is not None:
+            return 0.0
+        return self._raise_due if size_bytes < LARGEST_BYTES else float("inf")
+
     def tick(self, size_bytes: int, waiting: bool) -> None:
         """Probe when due and judge what is overdue; `waiting`: data waits for its acknowledgement."""
         now = self._now()

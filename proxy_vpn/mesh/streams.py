@@ -342,6 +342,11 @@ class Streams:
                 self._unfinished[stream_id] = now  # again, if the other end is not done with it yet
                 self.refuse_stream(stream_id)
 
+    @property
+    def awaits_ends(self) -> bool:
+        """Whether a stream's FIN has not come though its end was told."""
+        return bool(self._unfinished)
+
     def take_grants(self) -> list[tuple[int, int]]:
         """The credit to announce now."""
         if not self._grants:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.mesh.seeker import Seeker
 from proxy_vpn.mesh.session import Session
+from proxy_vpn.mesh.sizes import SizeCheck
 from proxy_vpn.wire.probe import SMALL_PROBE_BYTES
 
 SILENCE_S = 0.75
@@ -25,7 +26,7 @@ class Watcher:
     def watch(self, session: Session) -> None:
         """Called a few times a second for every session; closes one whose peer is lost."""
         paths, sizes, member = session.paths, session.sizes, session.member
-        if paths is None or sizes is None or member is None:
+        if paths is None or sizes is None or member is None or self._rests(session, paths):
             return
         session.link.keep()
         session.streams.finish_streams()
@@ -48,6 +49,25 @@ class Watcher:
                 self._seeker.want(member.identity)
         if not paths.tick(session.heard_at, len(session.streams) > 0):
             session.close("no answer any more")
+        session.rests_until, session.rests_with = self._rest(session, paths, sizes), _moved(session)
+
+    def _rests(self, session: Session, paths: PathMonitor) -> bool:
+        """Whether a look at a session would find nothing: nothing is due, and nothing has happened since the last."""
+        now = self._now()
+        return (
+            now < session.rests_until
+            and now < paths.due
+            and now - self._alarm_at >= ALARM_S
+            and _moved(session) == session.rests_with
+        )
+
+    def _rest(self, session: Session, paths: PathMonitor, sizes: SizeCheck) -> float:
+        """Until when a session needs no look, if nothing happens: 0 while it carries or awaits anything."""
+        link = session.link
+        waits = paths.rtt_s is None or session.racing or link.awaits_answer or link.engine.unacknowledged > 0
+        if waits or len(session.streams) or session.streams.awaits_ends:
+            return 0.0
+        return min(link.keep_due, sizes.due(min(link.datagram_bytes, link.engine.size)))
 
     def _listen(self, session: Session, paths: PathMonitor) -> None:
         """Ask once whenever a flow's packets stop to come, and everybody when somebody has stopped to answer.
@@ -65,3 +85,7 @@ class Watcher:
         session.alarmed = silent
         if paths.heard_at < self._alarm_at and self._now() - self._alarm_at < ALARM_S:
             paths.check()
+
+
+def _moved(session: Session) -> int:
+    return session.link.sent_bytes + session.link.received_bytes

@@ -377,12 +377,14 @@ class Link:
             self._loop.call_later(after_s, again)
 
     def keep(self) -> None:
-        """Called now and then: a PING before the engine's idle timeout, a key update every 2^22 packets.
+        """Called now and then: a PING before the engines' idle timeouts, a key update every 2^22 packets.
+
+        What comes from the peer, its PING too, has kept both ends.
 
         AES-GCM wants the update by 2^23 packets (RFC 9001, section 6.6).
         """
         now = self._loop.time()
-        if now - self._pinged_at >= KEEPALIVE_S:
+        if now >= self.keep_due:
             self._pinged_at = now
             self._guard(lambda: self.engine.ping(0))
             self.wake()
@@ -391,6 +393,16 @@ class Link:
             with suppress(Exception):
                 self.engine.update_keys()
                 self._packets_since_update = 0
+
+    @property
+    def keep_due(self) -> float:
+        """When `keep` has something to do, if nothing is sent before."""
+        return max(self._pinged_at, self.received_at) + KEEPALIVE_S
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether something was sent since the peer was last heard."""
+        return self._unanswered_since > 0
 
     def silence_s(self, heard_at: float) -> float:
         """How long we have been sending without an answer; `heard_at`: when the peer was last heard past the engine."""

@@ -14,7 +14,7 @@ from proxy_vpn.errors import WireError
 from proxy_vpn.net.demux import LinkReceiver
 from proxy_vpn.net.engine import DATAGRAM_BURST_BYTES, LONG_HEADER_BIT, initial_destination, long_destination
 from proxy_vpn.net.engines import engine_factory
-from proxy_vpn.net.quic import Link
+from proxy_vpn.net.quic import KEEPALIVE_S, Link
 from proxy_vpn.net.trains import Parts
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import NONCE_BYTES, OVERHEAD_BYTES, SealKey
@@ -500,12 +500,16 @@ def test_a_server_link_that_only_ever_got_noise_is_quiet(name: str) -> None:
 @pairings
 def test_an_idle_connection_is_kept_for_minutes(engines: tuple[str, str]) -> None:
     async def main() -> None:
-        async with connected(engines) as (_, _, _, client, server):
+        async with connected(engines) as (wire, _, _, client, server):
+            wire.recording = True
+            wire.seen.clear()
             for _ in range(1200):
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(0.125)
                 client.link.keep()
+                await asyncio.sleep(0.125)
                 server.link.keep()
             assert not client.closed and not server.closed
+            assert len(wire.seen) <= 3 * 300 / KEEPALIVE_S, "what one end asks keeps both"
 
     run_virtually(main())
 
