@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[_Column, ...]] = {
         ("connect p50 ms", ("line_connect",), ".1f"),
         ("clean Mbit/s", ("line_clean",), ".1f"),
         ("queue ms", ("line_queue",), ".0f"),
+        ("ping-pong beside ms", ("line_beside",), ".0f"),
         ("0.1 % loss Mbit/s", ("line_loss01",), ".1f"),
         ("1 % loss Mbit/s", ("line_loss1",), ".1f"),
     ),
@@ -42,7 +43,14 @@ TABLES: dict[str, tuple[_Column, ...]] = {
         ("ping-pong beside them ms", ("stalled_p50",), ".2f"),
     ),
 }
-RATIOS = (("1 up", "up1"), ("1 down", "down1"), ("connect", "connect_p50"), ("1 % loss", "line_loss1"))
+RATIOS = (
+    ("1 up", "up1"),
+    ("1 down", "down1"),
+    ("up without offloads", "up1_plain"),
+    ("down", "down1_plain"),
+    ("connect", "connect_p50"),
+    ("1 % loss", "line_loss1"),
+)
 OURS = "pvpn qh3"
 
 

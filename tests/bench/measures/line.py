@@ -23,7 +23,7 @@ CONNECTS = 10
 def measure(row: Row, samples: Samples, seconds: float, losses: Sequence[str]) -> None:
     """One run of a row on such a wire.
 
-    Mbit/s up as line_clean, line_loss01 and line_loss1, milliseconds as line_connect and line_queue.
+    Mbit/s up as line_clean, line_loss01 and line_loss1, milliseconds as line_connect, line_queue and line_beside.
     """
     assert row.wire is not None
     for name in losses:
@@ -37,9 +37,9 @@ def measure(row: Row, samples: Samples, seconds: float, losses: Sequence[str]) -
 
 
 def _measure_clean(row: Row, samples: Samples, seconds: float) -> None:
-    """Also a new connection to its first echoed byte, and what bulk adds to others' round trip there.
+    """Also a new connection to its first echoed byte, and what bulk does to round trips.
 
-    The others' is that of a bare connection's echo.
+    What it adds to others', which is that of a bare connection's echo, and what they are through the tool then.
     """
     add(samples, "line_connect", percentile(row.load("connect", "--count", str(CONNECTS))["ms"], 0.5))
     idle = _echo_ms(row, "--count", str(IDLE_PINGS))
@@ -48,7 +48,10 @@ def _measure_clean(row: Row, samples: Samples, seconds: float) -> None:
     pings_s = seconds - SLOW_START_S - TAIL_S
     if pings_s > 0:
         time.sleep(SLOW_START_S)
-        add(samples, "line_queue", _echo_ms(row, "--count", str(MANY), "--seconds", str(pings_s)) - idle)
+        pings = ("--count", str(MANY), "--seconds", str(pings_s))
+        through = row.load_through("pingpong", *pings)
+        add(samples, "line_queue", _echo_ms(row, *pings) - idle)
+        add(samples, "line_beside", percentile(through.result(PATIENCE_S)["ms"], 0.5))
     add(samples, "line_clean", bulk.result(PATIENCE_S)["mbit_s"])
 
 
