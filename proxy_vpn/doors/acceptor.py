@@ -36,7 +36,7 @@ class Acceptor:
         """Stop listening and cancel every client; idempotent."""
         self._stop_listening()
         self._listener.close()
-        tasks = tuple(self._tasks)
+        tasks = self._tasks - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -46,6 +46,7 @@ class TcpDuplex:
         self._eof_wanted = False
         self._eof_out = False
         self._write_error: OSError | None = None
+        self._failing = False  # a write has failed, which is told in the next turn
         self._ended = False
         self._linger: Linger | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -67,7 +68,7 @@ class TcpDuplex:
 
     def write(self, data: bytes | memoryview) -> None:
         """Send what the kernel takes at once and queue the rest."""
-        if self._ended or self._eof_wanted or self._write_error is not None or not data:
+        if self._ended or self._eof_wanted or self._failing or not data:
             return
         if self._sink is None:
             self._preface += len(data)
@@ -79,6 +80,7 @@ class TcpDuplex:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
+            self._failing = True
             self._loop.call_soon(self._write_failed, error)
             return
         if sent < len(data):
@@ -176,8 +178,9 @@ class TcpDuplex:
 
     def _read_eof(self) -> None:
         # A connection that was reset reads as ended once its error has been reported to a send. EPIPE alone says
-        # that the FIN came before (Linux, tcp_reset: EPIPE in CLOSE_WAIT, else ECONNRESET).
-        if self._write_error is not None and self._write_error.errno != errno.EPIPE:
+        # that the FIN came before (Linux, tcp_reset: EPIPE in CLOSE_WAIT, else ECONNRESET); a shutdown's ENOTCONN
+        # takes no error away, and what is read tells.
+        if self._write_error is not None and self._write_error.errno not in (errno.EPIPE, errno.ENOTCONN):
             self.lose(self._write_error)
             return
         self._eof_in = True
@@ -209,7 +212,7 @@ class TcpDuplex:
             self._sink.written(size - preface)
 
     def _shut_down_when_sent(self) -> None:
-        if self._ended or self._queue or not self._eof_wanted or self._eof_out or self._write_error is not None:
+        if self._ended or self._queue or not self._eof_wanted or self._eof_out or self._failing:
             return
         try:
             self._sock.shutdown(socket.SHUT_WR)
@@ -223,6 +226,7 @@ class TcpDuplex:
         """What the far end sent before it went may still wait to be read; the break is told after it."""
         if self._ended or self._write_error is not None:
             return
+        self._failing = True
         self._write_error = error
         self._queue.clear()
         self._write_no_more()

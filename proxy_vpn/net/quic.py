@@ -104,6 +104,7 @@ class Link:
         self._pacer = Pacer()
         self._paced_path: Path | None = path
         self._measures_from = 0.0
+        self._former_rtt_s: float | None = None
         self._paced: asyncio.TimerHandle | None = None
         self._wake: asyncio.Handle | None = None
         self._packets_since_update = 0
@@ -232,9 +233,11 @@ class Link:
         return self.engine.room > 0 and self._can_send() and self._in_time() and self._handler.room_available()
 
     def _measure(self) -> None:
-        latest_s = self.engine.latest_rtt_s
-        if latest_s is not None and self._loop.time() >= self._measures_from:
-            self._on_path().measured(latest_s)
+        pacer, latest_s = self._on_path(), self.engine.latest_rtt_s
+        if latest_s is None or latest_s == self._former_rtt_s or self._loop.time() < self._measures_from:
+            return
+        self._former_rtt_s = None
+        pacer.measured(latest_s)
 
     def _has_something(self) -> bool:
         """Whether more than an acknowledgement may be sent now; that alone waits for an answer to go with (1 ms)."""
@@ -268,6 +271,7 @@ class Link:
         if self.path != self._paced_path:
             self._paced_path, self._pacer = self.path, Pacer()
             self._measures_from = self._loop.time() + MEASURES_AFTER_S
+            self._former_rtt_s = self.engine.latest_rtt_s
         return self._pacer
 
     @property
@@ -284,12 +288,17 @@ class Link:
         if parts * whole < largest:
             return parts * whole - PACKET_OVERHEAD_BYTES
         packets = SHORT_TURN_PACKETS if TURNS.are_short(self._loop.time()) else UNPACED_PACKETS
-        return (largest - PACKET_OVERHEAD_BYTES) * (1 if self._pacer.active else packets)
+        return (largest - PACKET_OVERHEAD_BYTES) * (1 if self._is_paced else packets)
+
+    @property
+    def _is_paced(self) -> bool:
+        """By us: an engine that does it itself has no `pace`."""
+        return self._pacer.active and self.engine.pace is not None
 
     def takes(self, size: int) -> bool:
         """Whether the engine may be given so many bytes of stream data at once, past those that wait."""
         room = self.engine.room
-        return room >= size and (size <= self.chunk_bytes or not self._pacer.active)
+        return room >= size and (size <= self.chunk_bytes or not self._is_paced)
 
     def _can_send(self) -> bool:
         return self.path is not None and not self._demux.congested(self.path)

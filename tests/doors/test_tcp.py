@@ -171,6 +171,41 @@ def test_an_answer_before_the_break_is_still_read() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_an_end_that_came_before_the_break_is_an_end(writes: int) -> None:
+    """A service that answers early and closes: what still goes to it draws an RST."""
+
+    async def main() -> None:
+        ours, theirs = tcp_pair()
+        duplex = TcpDuplex(ours)
+        sink = RecordingSink(duplex)
+        await send(theirs, b"an early answer")
+        theirs.close()
+        for _ in range(writes):
+            duplex.write(b"more of the request")
+        duplex.write_eof()
+        await sink.until(lambda s: len(s.events) == 2)
+        assert sink.data == b"an early answer" and sink.events == ["eof", "lost" if writes else "finished"]
+
+    asyncio.run(main())
+
+
+def test_what_could_not_be_written_is_never_a_clean_finish() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        duplex = TcpDuplex(ours)
+        sink = RecordingSink(duplex)
+        theirs.shutdown(socket.SHUT_WR)
+        await sink.until(lambda s: s.events == ["eof"])
+        theirs.close()
+        duplex.write(b"an answer")
+        duplex.write_eof()
+        await sink.until(lambda s: len(s.events) == 2)
+        assert sink.events == ["eof", "lost"]
+
+    asyncio.run(main())
+
+
 def test_reset_is_an_rst() -> None:
     async def main() -> None:
         ours, theirs = tcp_pair()
