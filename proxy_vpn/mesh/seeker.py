@@ -174,6 +174,9 @@ class Seeker:
         else:
             source = Source.RELAY if path.remote.relayed else Source.PROBE
             self.found(path.remote, source, identity=sender)
+            if self._identity < sender and sender not in self._dials and not self.stopped:
+                # It leaves the dial to us, and where it was known its address may be due only later.
+                self.prober.probe(path, sender, SMALL_PROBE_BYTES)
 
     def own_address_found(self, sent: Sent) -> None:
         """A probe of ours came back to us."""

@@ -232,6 +232,29 @@ def test_a_goodbye_is_heard_and_the_peer_is_found_again_when_it_returns() -> Non
     play(scene)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_who_comes_back_is_met_at_once_whoever_is_to_dial(which: int) -> None:
+    async def scene(wire: Wire) -> None:
+        names = ordered(1, 2)
+        one = Member(wire, names[1 - which], "one", "10.0.0.1")
+        two = Member(wire, names[which], "two", "10.0.0.2")
+        async with closing(one):
+            two.knows(one)
+            await one.until_live(two)
+            await pause(30.0)
+            await two.close()
+            await one.changes.until(lambda: len(one.lost) == 1)
+            await pause(0.3)
+            again = Member(wire, names[which], "two", "10.0.0.2")
+            async with closing(again):
+                again.knows(one)
+                began = now()
+                await one.until_live(again)
+                assert now() - began < 20 * wire.latency_s
+
+    play(scene)
+
+
 @pytest.mark.parametrize("dialer", ["survivor", "newcomer"])
 def test_a_restart_replaces_the_old_session_soon_and_its_flows_are_lost(dialer: str) -> None:
     async def scene(wire: Wire) -> None:
