@@ -18,8 +18,7 @@ class Acceptor:
     """Runs `serve(sock)` for every client of `listener`, at most `limit` at a time; those beyond get an RST."""
 
     def __init__(self, listener: Listener, serve: Callable[[socket.socket], Awaitable[None]], limit: int) -> None:
-        self._sockets: set[socket.socket] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: dict[socket.socket, asyncio.Task[None]] = {}
         self._listener = listener
         self._serve = serve
         self._limit = limit
@@ -30,20 +29,19 @@ class Acceptor:
     @property
     def clients(self) -> int:
         """How many there are now."""
-        return len(self._sockets)
+        return len(self._clients)
 
     async def close(self) -> None:
         """Stop listening and cancel every client; idempotent."""
         self._stop_listening()
         self._listener.close()
-        tasks = self._tasks - {asyncio.current_task()}
+        tasks = {*self._clients.values()} - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._tasks.clear()
         # A task cancelled before its first step has not touched its socket.
-        while self._sockets:
-            close_socket(self._sockets.pop(), reset=True)
+        while self._clients:
+            close_socket(self._clients.popitem()[0], reset=True)
 
     def _listen(self) -> None:
         self._paused = None
@@ -71,8 +69,7 @@ class Acceptor:
             close_socket(sock, reset=True)
             return
         sock.setblocking(False)
-        self._sockets.add(sock)
-        self._tasks.add(self._loop.create_task(self._one(sock)))
+        self._clients[sock] = self._loop.create_task(self._one(sock))
 
     async def _one(self, sock: socket.socket) -> None:
         try:
@@ -85,6 +82,4 @@ class Acceptor:
         finally:
             # No more than a formality after an end in order: the socket is closed then.
             close_socket(sock, reset=True)
-            self._sockets.discard(sock)
-            if (task := asyncio.current_task()) is not None:
-                self._tasks.discard(task)
+            self._clients.pop(sock, None)

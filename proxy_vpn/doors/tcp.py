@@ -92,7 +92,7 @@ class TcpDuplex:
         """Shut the outgoing direction down once the queue is empty."""
         if not self._eof_wanted:
             self._eof_wanted = True
-            if self._marks_end and not self._ended and self._write_error is None:
+            if self._marks_end and not self._ended and not self._failing:
                 self._queue.append_mark()
                 self._await_writable()
             self._shut_down_when_sent()

@@ -99,18 +99,19 @@ class Opening(Generic[_AnyFlow]):
 
     def stream_reset(self) -> None:
         """The peer gave up."""
-        self._fail("the peer gave the connection up")
+        self.fail(FlowError(Status.UNREACHABLE, "the peer gave the connection up"))
 
     def sending_refused(self) -> None:
         """The peer gave up, or has answered no: then the status says why."""
 
     def stream_lost(self, error: FlowLost, abort: bool = False) -> None:
         """The connection broke."""
-        self._fail(str(error))
+        self.fail(FlowError(Status.UNREACHABLE, str(error)))
 
-    def _fail(self, text: str) -> None:
+    def fail(self, error: FlowError) -> None:
+        """There will be no flow; nothing happens if it is answered already."""
         if not self._answer.done():
-            self._answer.set_exception(FlowError(Status.UNREACHABLE, text))
+            self._answer.set_exception(error)
 
 
 class Head:

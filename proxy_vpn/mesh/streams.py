@@ -164,12 +164,12 @@ class Streams:
             answer.set_exception(refusal(status, target, self.peer_name if beyond else ""))
             return None
 
-        self._streams[stream_id] = Opening(answer, answered)
+        opening = self._streams[stream_id] = Opening(answer, answered)
         if kind == "tcp" and self.line.watchers:
             self.line.tell(Kind.ASKED, stream_id, target, True, len(head) - 1)
         self.send_stream(stream_id, head, False)
         late = FlowError(Status.TIMEOUT, f"{target} did not answer within {OPEN_TIMEOUT_S:.0f} s")
-        alarm = self._loop.call_later(OPEN_TIMEOUT_S, _fail, answer, late)
+        alarm = self._loop.call_later(OPEN_TIMEOUT_S, opening.fail, late)
         try:
             return await answer
         except BaseException:
@@ -381,8 +381,3 @@ class Streams:
                 stream.reset = True
         self._streams.clear()
         self._ready.clear()
-
-
-def _fail(answer: asyncio.Future[_AnyFlow], error: FlowError) -> None:
-    if not answer.done():
-        answer.set_exception(error)

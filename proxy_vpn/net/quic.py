@@ -287,8 +287,10 @@ class Link:
             return min(largest, size) - PACKET_OVERHEAD_BYTES
         if parts * whole < largest:
             return parts * whole - PACKET_OVERHEAD_BYTES
+        if self._is_paced:
+            return largest - PACKET_OVERHEAD_BYTES
         packets = SHORT_TURN_PACKETS if TURNS.are_short(self._loop.time()) else UNPACED_PACKETS
-        return (largest - PACKET_OVERHEAD_BYTES) * (1 if self._is_paced else packets)
+        return (largest - PACKET_OVERHEAD_BYTES) * packets
 
     @property
     def _is_paced(self) -> bool:
