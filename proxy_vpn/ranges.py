@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from proxy_vpn.errors import UsageError
@@ -30,6 +31,7 @@ _ISATAP, _ISATAP_BITS = 0x00005EFE, 0xFDFFFFFF
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
+@lru_cache(maxsize=256)
 def parse_ip(host: str) -> IP | None:
     """The address that `host` is, an IPv4-mapped one as what it stands for; None for a name or one with a zone."""
     try:

@@ -81,5 +81,6 @@ class Acceptor:
             _log.exception("a client's task failed")
         finally:
             # No more than a formality after an end in order: the socket is closed then.
-            close_socket(sock, reset=True)
+            if sock.fileno() >= 0:
+                close_socket(sock, reset=True)
             self._clients.pop(sock, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 
 from proxy_vpn.addresses import Target
@@ -30,18 +29,23 @@ class ProxyClient:
 
     async def receive(self) -> bytes:
         """The next bytes of its handshake, b"" at its end; raises TimeoutError after the deadline."""
-        with suppress(BlockingIOError, InterruptedError):  # mostly they are there, and nobody has to wait
-            return self.sock.recv(_READ_BYTES)
-        async with asyncio.timeout_at(self.deadline):
-            return await asyncio.get_running_loop().sock_recv(self.sock, _READ_BYTES)
+        try:
+            return self.sock.recv(_READ_BYTES)  # mostly they are there, and nobody has to wait
+        except (BlockingIOError, InterruptedError):
+            async with asyncio.timeout_at(self.deadline):
+                return await asyncio.get_running_loop().sock_recv(self.sock, _READ_BYTES)
 
     async def send(self, data: bytes) -> None:
         """Send it handshake bytes; raises TimeoutError after the deadline."""
-        with suppress(BlockingIOError, InterruptedError):
-            data = data[self.sock.send(data) :] if data else b""
-        if data:
+        if not data:
+            return
+        try:
+            sent = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent < len(data):
             async with asyncio.timeout_at(self.deadline):
-                await asyncio.get_running_loop().sock_sendall(self.sock, data)
+                await asyncio.get_running_loop().sock_sendall(self.sock, data[sent:])
 
     async def open_tcp(self, target: Target) -> Duplex:
         """A stream to `target`; raises nothing but FlowError."""

@@ -35,8 +35,8 @@ class Carrier(Connection, Protocol):
 
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None: ...
 
-    def tell_end(self, stream_id: int, offset: int) -> None:
-        """Our direction has ended, with a FIN that came after its last byte."""
+    def end_stream(self, stream_id: int, offset: int) -> None:
+        """End our direction, all of whose `offset` bytes were sent before."""
 
     def flow_ready(self, flow: Flow) -> None:
         """The flow has bytes and credit: pump it when there is room."""
@@ -113,8 +113,12 @@ class Flow:
         self._sends_small = is_small
 
     def write_eof(self) -> None:
-        if not (self._over or self._eof_wanted):
-            self._eof_wanted = True
+        if self._over or self._eof_wanted:
+            return
+        self._eof_wanted = True
+        if not self._pending and self._carrier.has_room(0):
+            self._send(b"", True)
+        else:
             self._become_ready()
 
     def consumed(self, size: int) -> None:
@@ -164,12 +168,12 @@ class Flow:
     def _send(self, data: bytes | memoryview, end: bool) -> None:
         if self._line.watchers:
             self._tell(Kind.DATA, True, data, end)
-        self._carrier.send_stream(self.stream_id, data, end)
+        if data:
+            self._carrier.send_stream(self.stream_id, data, end)
+        else:
+            self._carrier.end_stream(self.stream_id, self._send_offset)
         self._send_offset += len(data)
         self._eof_sent = self._eof_sent or end
-        if end and not data:
-            # qh3 may lose a FIN that goes alone for good, if the packet before it is lost too.
-            self._carrier.tell_end(self.stream_id, self._send_offset)
         self._report_written(len(data))
         if end:
             self._finish_if_done()

@@ -13,6 +13,7 @@ from proxy_vpn.mesh.flow import Carrier, Flow
 from proxy_vpn.mesh.udp_flow import UdpFlow
 
 _AnyFlow = TypeVar("_AnyFlow", Flow, UdpFlow)
+_STATUSES = {int(status): status for status in Status}
 
 
 class Answering(Carrier, Protocol):
@@ -93,7 +94,7 @@ class Opening(Generic[_AnyFlow]):
         if not data:
             self.stream_reset()
             return True
-        status = Status(data[0]) if data[0] in Status.__members__.values() else Status.INTERNAL
+        status = _STATUSES.get(data[0], Status.INTERNAL)
         flow = self._answered(status)
         return flow is None or (len(data) == 1 and not end) or flow.stream_received(data[1:], end)
 

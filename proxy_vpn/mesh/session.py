@@ -21,7 +21,7 @@ from proxy_vpn.mesh.credit import Budget
 from proxy_vpn.mesh.openings import Incoming
 from proxy_vpn.mesh.paths import PathMonitor
 from proxy_vpn.mesh.sizes import SizeCheck
-from proxy_vpn.mesh.streams import Streams
+from proxy_vpn.mesh.streams import CONTROL_STREAM, Streams
 from proxy_vpn.net.quic import INTERNAL_ERROR, Link
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire import messages
@@ -32,7 +32,6 @@ DRAIN_TIMEOUT_S = 2.0
 BYE_TIMEOUT_S = 3.0
 EARLY_BYTES = 64 * 1024
 EARLY_EVENTS = 64
-_CONTROL_STREAM = 0
 _CLOSE_NORMAL, _CLOSE_AUTH, _CLOSE_PROTOCOL, _CLOSE_TWIN = 0x100, 0x101, 0x102, 0x103
 _CLOSE_TEXTS = {
     _CLOSE_NORMAL: "closed by the peer",
@@ -157,7 +156,7 @@ class Session:
 
     def send_control(self, message: messages.Message) -> None:
         """Queue a control message."""
-        self.streams.send_stream(_CONTROL_STREAM, messages.encode_control(message), False)
+        self.streams.send_control(message)
 
     def tell_repairs(self) -> None:
         """Tell the peer what its parities were good for, if they were; called a few times a second."""
@@ -199,7 +198,7 @@ class Session:
         if self.state is State.CLOSED:  # by an event just before this one
             return
         self.heard_at = self.link.received_at
-        if stream_id == _CONTROL_STREAM:
+        if stream_id == CONTROL_STREAM:
             self._control_received(data, end)
         elif self.member is not None and self.theirs is None:
             self._keep_early(stream_id, data, end)
@@ -226,7 +225,7 @@ class Session:
     def _stream_broken(self, stream_id: int, *, sending: bool) -> None:
         if self.state is State.CLOSED:
             return
-        if stream_id == _CONTROL_STREAM:
+        if stream_id == CONTROL_STREAM:
             self._fail(_CLOSE_PROTOCOL, "the control stream was reset")
         else:
             self.streams.broken(stream_id, sending=sending)
@@ -265,13 +264,10 @@ class Session:
         if limits:
             self.send_control(messages.Credit(limits))
         moved = self.streams.pump()
-        ends = self.streams.take_ends()
-        for stream_id, offset in ends:
-            self.send_control(messages.Ended(stream_id, offset))
         # Sent is not arrived, and close() drops what is not acknowledged.
         if self.state is State.CLOSING and not len(self.streams) and not self.link.engine.unacknowledged:
             self._drained.set()
-        return moved or bool(limits or ends)
+        return moved or bool(limits)
 
     def link_closed(self, reason: str) -> None:
         was, self.state = self.state, State.CLOSED
@@ -308,7 +304,7 @@ class Session:
         while message is not None:
             reply, member = self._prover.receive(message)
             if reply:
-                self.streams.send_stream(_CONTROL_STREAM, reply, False)
+                self.streams.send_stream(CONTROL_STREAM, reply, False)
             if isinstance(self._prover, Responder) and self._prover.refused:
                 self.link.settle()
                 raise Refused("this identity is not admitted")

@@ -7,8 +7,8 @@ that follows can be missed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from proxy_vpn.addresses import Target
@@ -23,6 +23,7 @@ from proxy_vpn.net.engine import StreamsExhausted
 from proxy_vpn.net.quic import Link
 from proxy_vpn.wire import messages
 
+CONTROL_STREAM = 0
 OPEN_TIMEOUT_S = 15.0
 STREAM_WAIT_S = 10.0
 STREAM_RETRY_S = 0.05
@@ -33,6 +34,7 @@ FIN_WAIT_S = 10.0
 SMALL_WRITE_BYTES = 4096
 SMALL_BACKLOG_BYTES = 16 * 1024
 _AnyFlow = TypeVar("_AnyFlow", Flow, UdpFlow)
+_log = logging.getLogger(__name__)
 _Stream = Flow | UdpFlow | Incoming | Opening[Flow] | Opening[UdpFlow] | Head
 
 
@@ -64,7 +66,6 @@ class Streams:
         self._ready: dict[Flow, None] = {}
         self._grants: dict[int, int] = {}
         self._ended: dict[int, None] = {}
-        self._ends: list[tuple[int, int]] = []
         self._told_ends: dict[int, int] = {}
         self._unfinished: dict[int, float] = {}
         self._datagrams = DatagramSender()
@@ -91,14 +92,26 @@ class Streams:
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if self.link.closed:
             return
-        # Both packages raise for a stream that the peer has just stopped; the event that says so is on its way.
-        with suppress(Exception):
-            self.link.engine.send(stream_id, data, end)
+        self._give(stream_id, data, end)
         self.link.flush()
 
-    def tell_end(self, stream_id: int, offset: int) -> None:
-        self._ends.append((stream_id, offset))
-        self.link.wake()
+    def end_stream(self, stream_id: int, offset: int) -> None:
+        if self.link.closed:
+            return
+        self._give(stream_id, b"", True)
+        # qh3 may lose a FIN that goes alone for good, if the packet before it is lost too.
+        self.send_control(messages.Ended(stream_id, offset))
+
+    def _give(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
+        try:
+            self.link.engine.send(stream_id, data, end)
+        except Exception as error:
+            # Both packages raise for a stream that the peer has just stopped; the event that says so is on its way.
+            _log.debug("stream %d takes no more: %r", stream_id, error)
+
+    def send_control(self, message: messages.Message) -> None:
+        """Send a control message, with what was given to the engine before."""
+        self.send_stream(CONTROL_STREAM, messages.encode_control(message), False)
 
     def flow_ready(self, flow: Flow) -> None:
         self._ready[flow] = None
@@ -329,11 +342,6 @@ class Streams:
             if len(self._told_ends) > FLOWS_LIMIT:
                 del self._told_ends[next(iter(self._told_ends))]
 
-    def take_ends(self) -> list[tuple[int, int]]:
-        """The ends to announce now."""
-        ends, self._ends = self._ends, []
-        return ends
-
     def finish_streams(self) -> None:
         """Ask for the end of streams whose FIN has not come though their end was told; called now and then."""
         now = self._loop.time()
@@ -356,8 +364,8 @@ class Streams:
 
     @property
     def waits(self) -> bool:
-        """Whether a flow, an end or a grant is to be sent."""
-        return bool(self._ready or self._grants or self._ends)
+        """Whether a flow or a grant is to be sent."""
+        return bool(self._ready or self._grants)
 
     def pump(self) -> bool:
         """Give the engine one more chunk, of the flow whose turn it is; False if it got none."""

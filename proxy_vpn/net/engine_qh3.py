@@ -43,6 +43,7 @@ _PAYLOAD_LIMIT_BYTES = 65527  # it would allow 1472, though it takes any
 _TRANSPORT_PARAMETERS_BYTES = 4096
 _UNPACED_TIMERS = ("idle", "loss_detection")  # the earliest timer: so the pacer holds nothing back
 _ACK_TIMER, _PACING_TIMER = "ack_application", "pacing"
+_IDLE_ACK_DELAY_S = 0.004  # past the core's own millisecond; the peer allows 25 (RFC 9000, section 18.2)
 _STREAMS_A_PACKET = 16
 _SHORT_BYTES = 1024
 
@@ -172,6 +173,14 @@ class _Connection(QuicConnection):
         """Whatever is asked of the core comes through here, and may leave it something to send."""
         self.frames.is_due = True
         return super()._call_core(operation, *args)
+
+    def get_timer(self) -> float | None:
+        """When the core is to be called; an acknowledgement by itself waits longer, for something to go with."""
+        timer = None if self._core is None else self._core.get_timer()
+        if timer is None:
+            return None
+        kind, at = timer[0], float(timer[1])
+        return at + _IDLE_ACK_DELAY_S if kind == _ACK_TIMER else at
 
     def handle_timer(self, now: float) -> None:
         timer = None if self._core is None else self._core.get_timer()

@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from proxy_vpn.addresses import Address, Target
@@ -256,6 +257,7 @@ class _Reader:
         raise WireError(f"SOCKS5 address type {kind}")
 
 
+@lru_cache(maxsize=16)  # mostly it is 0.0.0.0
 def _packed(host: str) -> bytes:
     try:
         ip = ip_address(host)

@@ -56,8 +56,9 @@ class FakeCarrier:
         self.sent += data
         self.ended_sending = end
 
-    def tell_end(self, stream_id: int, offset: int) -> None:
-        assert stream_id == STREAM and self.ended_sending and self.told_end is None
+    def end_stream(self, stream_id: int, offset: int) -> None:
+        assert stream_id == STREAM and not self.ended_sending
+        self.ended_sending = True
         self.told_end = offset
 
     def flow_ready(self, flow: Flow) -> None:
