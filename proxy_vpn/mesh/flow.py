@@ -33,6 +33,10 @@ class Carrier(Connection, Protocol):
     def has_room(self, size: int) -> bool:
         """Whether the engine takes `size` more bytes of stream data now; little ones go past bulk."""
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the engine sends what it is given now without waiting; it must before an end goes to it."""
+
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None: ...
 
     def end_stream(self, stream_id: int, offset: int) -> None:
@@ -116,7 +120,7 @@ class Flow:
         if self._over or self._eof_wanted:
             return
         self._eof_wanted = True
-        if not self._pending and self._carrier.has_room(0):
+        if not self._pending and self._carrier.is_clear:
             self._send(b"", True)
         else:
             self._become_ready()

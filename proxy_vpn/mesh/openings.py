@@ -83,7 +83,10 @@ class IncomingUdp(Incoming):
 class Opening(Generic[_AnyFlow]):
     """A flow we asked for: `answered` turns the status byte into a flow in our place, or fails `answer`."""
 
-    def __init__(self, answer: asyncio.Future[_AnyFlow], answered: Callable[[Status], _AnyFlow | None]) -> None:
+    def __init__(
+        self, target: Target, answer: asyncio.Future[_AnyFlow], answered: Callable[[Status], _AnyFlow | None]
+    ) -> None:
+        self._target = target
         self._answer: asyncio.Future[_AnyFlow] = answer
         self._answered: Callable[[Status], _AnyFlow | None] = answered
 
@@ -100,17 +103,20 @@ class Opening(Generic[_AnyFlow]):
 
     def stream_reset(self) -> None:
         """The peer gave up."""
-        self.fail(FlowError(Status.UNREACHABLE, "the peer gave the connection up"))
+        self._fail(FlowError(Status.UNREACHABLE, "the peer gave the connection up"))
 
     def sending_refused(self) -> None:
         """The peer gave up, or has answered no: then the status says why."""
 
     def stream_lost(self, error: FlowLost, abort: bool = False) -> None:
         """The connection broke."""
-        self.fail(FlowError(Status.UNREACHABLE, str(error)))
+        self._fail(FlowError(Status.UNREACHABLE, str(error)))
 
-    def fail(self, error: FlowError) -> None:
-        """There will be no flow; nothing happens if it is answered already."""
+    def out_of_time(self, limit_s: float) -> None:
+        """No answer came within `limit_s`."""
+        self._fail(FlowError(Status.TIMEOUT, f"{self._target} did not answer within {limit_s:.0f} s"))
+
+    def _fail(self, error: FlowError) -> None:
         if not self._answer.done():
             self._answer.set_exception(error)
 

@@ -68,6 +68,7 @@ class Streams:
         self._ended: dict[int, None] = {}
         self._told_ends: dict[int, int] = {}
         self._unfinished: dict[int, float] = {}
+        self._asked: dict[int, tuple[float, Opening[Flow] | Opening[UdpFlow]]] = {}  # the oldest first
         self._datagrams = DatagramSender()
         self._overruns = 0
         self._loop = asyncio.get_running_loop()
@@ -88,6 +89,10 @@ class Streams:
         if self.link.closed:
             return False
         return self.link.takes(size) or (size <= SMALL_WRITE_BYTES and self.link.engine.room > -SMALL_BACKLOG_BYTES)
+
+    @property
+    def is_clear(self) -> bool:
+        return not self.link.closed and self.link.engine.room > 0
 
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if self.link.closed:
@@ -177,19 +182,18 @@ class Streams:
             answer.set_exception(refusal(status, target, self.peer_name if beyond else ""))
             return None
 
-        opening = self._streams[stream_id] = Opening(answer, answered)
+        opening = self._streams[stream_id] = Opening(target, answer, answered)
         if kind == "tcp" and self.line.watchers:
             self.line.tell(Kind.ASKED, stream_id, target, True, len(head) - 1)
         self.send_stream(stream_id, head, False)
-        late = FlowError(Status.TIMEOUT, f"{target} did not answer within {OPEN_TIMEOUT_S:.0f} s")
-        alarm = self._loop.call_later(OPEN_TIMEOUT_S, opening.fail, late)
+        self._asked[stream_id] = (self._loop.time() + OPEN_TIMEOUT_S, opening)
         try:
             return await answer
         except BaseException:
             self._drop(stream_id)
             raise
         finally:
-            alarm.cancel()
+            del self._asked[stream_id]
 
     async def _next_stream(self) -> int:
         deadline = self._loop.time() + STREAM_WAIT_S
@@ -342,9 +346,13 @@ class Streams:
             if len(self._told_ends) > FLOWS_LIMIT:
                 del self._told_ends[next(iter(self._told_ends))]
 
-    def finish_streams(self) -> None:
-        """Ask for the end of streams whose FIN has not come though their end was told; called now and then."""
+    def look_after(self) -> None:
+        """Give up what has waited too long for its answer, and ask for FINs whose end was told; called now and then."""
         now = self._loop.time()
+        for deadline, opening in list(self._asked.values()):
+            if now < deadline:
+                break
+            opening.out_of_time(OPEN_TIMEOUT_S)
         for stream_id, asked_at in list(self._unfinished.items()):
             if now - asked_at > FIN_WAIT_S and stream_id not in self._streams:
                 self._unfinished[stream_id] = now  # again, if the other end is not done with it yet

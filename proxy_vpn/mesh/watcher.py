@@ -29,7 +29,7 @@ class Watcher:
         if paths is None or sizes is None or member is None or self._rests(session, paths):
             return
         session.link.keep()
-        session.streams.finish_streams()
+        session.streams.look_after()
         session.tell_repairs()
         if paths.rtt_s is None and self._now() - session.live_at > FIRST_PROBE_S:
             # Not at once: the other side may not be live yet, and a probe that it never took could be sent it again.

@@ -51,6 +51,10 @@ class FakeCarrier:
     def has_room(self, size: int) -> bool:
         return self.room
 
+    @property
+    def is_clear(self) -> bool:
+        return self.room
+
     def send_stream(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         assert stream_id == STREAM and not self.ended_sending
         self.sent += data
