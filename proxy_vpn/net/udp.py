@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import NamedTuple
 
 from proxy_vpn.addresses import Address
@@ -39,7 +40,7 @@ _ANCILLARY_BYTES = 128
 _U16, _INT = struct.Struct("=H"), struct.Struct("=i")
 _PKTINFO4, _PKTINFO6 = struct.Struct("=I4s4s"), struct.Struct("=16sI")
 
-_Ancillary = list[tuple[int, int, bytes]]
+_Ancillary = tuple[tuple[int, int, bytes], ...]
 
 
 class Path(NamedTuple):
@@ -216,7 +217,7 @@ class UdpSocket:
         if len(group) == 1 and len(group[0]) <= segment_bytes:
             self._send_call(_Call(group, 0, control, path.remote))
         elif self._segmentation:
-            control.append((_SOL_UDP, _UDP_SEGMENT, _U16.pack(segment_bytes)))
+            control = (*control, (_SOL_UDP, _UDP_SEGMENT, _U16.pack(segment_bytes)))
             self._send_call(_Call(group, segment_bytes, control, path.remote))
         else:
             for datagram in cut(b"".join(group), segment_bytes):
@@ -284,11 +285,12 @@ def _read(messages: Iterable[tuple[int, int, bytes]]) -> tuple[int, bytes]:
     return segment_bytes, info
 
 
+@lru_cache(maxsize=_PATHS_CACHED)
 def _source_ancillary(path: Path) -> _Ancillary:
     if not _LINUX or not (path.local or path.interface):
-        return []
+        return ()
     if path.remote.family == socket.AF_INET6:
         packed = socket.inet_pton(socket.AF_INET6, path.local or "::")
-        return [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, _PKTINFO6.pack(packed, path.interface))]
+        return ((socket.IPPROTO_IPV6, _IPV6_PKTINFO, _PKTINFO6.pack(packed, path.interface)),)
     packed = socket.inet_pton(socket.AF_INET, path.local or "0.0.0.0")
-    return [(socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(path.interface, packed, b"\0\0\0\0"))]
+    return ((socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(path.interface, packed, b"\0\0\0\0")),)
