@@ -19,14 +19,21 @@ PATIENCE_S = 90.0
 
 
 class Row:
-    """The two hosts, with the load's server on the far one; `start` brings the tool up. With `line`, on such a wire."""
+    """Two hosts with a veth between them, and the load's server on the far one; `start` brings the tool up.
 
-    def __init__(self, tool: Tool, lab: Lab, directory: Path, line: dict[str, Any] | None = None) -> None:
+    With `line`, such a wire is between them instead; with `among` they stay on the lab's bridge, with others.
+    """
+
+    def __init__(
+        self, tool: Tool, lab: Lab, directory: Path, line: dict[str, Any] | None = None, *, among: bool = False
+    ) -> None:
         directory.mkdir()
         number = len(lab.hosts)
         self.tool = tool
         self.title = tool.title
         self.pair = Pair(lab.host(f"client{number}"), lab.host(f"server{number}"), directory)
+        if line is None and not among:
+            lab.cable(self.client, self.server)
         self.wire = Wire(self.client, self.server, **line) if line is not None else None
         for host in (self.client, self.server):
             _use_cubic(host)

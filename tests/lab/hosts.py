@@ -114,6 +114,15 @@ class Lab:
         self.hosts.append(host)
         return host
 
+    def cable(self, near: Host, far: Host) -> None:
+        """Take two hosts off the bridge and join them by a veth, with the addresses they have: nobody else is there."""
+        for host in (near, far):
+            self._ip(host.anchor, ["link delete eth0"])
+            host.cabled = True
+        self._ip(near.anchor, [f"link add eth0 type veth peer name eth0 netns {far.anchor}"])
+        for host in (near, far):
+            self._ip(host.anchor, host.settings)
+
     def allow_forwarding(self, anchor: int) -> None:
         """Make a namespace pass on what is not for itself; LabError where this machine does not let it."""
         self._run([*self.enter(anchor), "unshare", "--mount", "sh", "-c", ALLOW_FORWARDING])
@@ -125,7 +134,8 @@ class Lab:
         switches = [word for feature in features for word in (feature, state)]
         for host in self.hosts:
             host.run(["ethtool", "-K", "eth0", *switches])
-            self._run([*self.enter(host.segment.anchor), "ethtool", "-K", host.port, *switches])
+            if not host.cabled:
+                self._run([*self.enter(host.segment.anchor), "ethtool", "-K", host.port, *switches])
 
     def start(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
         """A process that ends with the lab at the latest."""
@@ -199,6 +209,8 @@ class Host:
         self.segment = segment
         self.port = f"port{segment.ports + 1}"
         """Its end on the bridge."""
+        self.cabled = False
+        """Or joined to another host."""
         self.addresses = list(addresses)
         self.address6 = address6
         self._enter = lab.enter(anchor)
