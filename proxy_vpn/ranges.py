@@ -29,6 +29,7 @@ _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _COMPATIBLE = IPv6Network("::/96")
 _ISATAP, _ISATAP_BITS = 0x00005EFE, 0xFDFFFFFF
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
+_6TO4 = IPv6Network("2002::/16")  # RFC 3056; some versions of Python take it for global, and some do not
 
 
 @lru_cache(maxsize=256)
@@ -76,7 +77,7 @@ def is_part(network: Network, of: Network) -> bool:
 
 def is_public(ip: IP) -> bool:
     """Whether this is a unicast address of the internet, and so is each address hidden in it."""
-    if isinstance(ip, IPv6Address) and not (ip in _GLOBAL_UNICAST or ip in _NAT64[0]):
+    if isinstance(ip, IPv6Address) and (ip in _6TO4 or not (ip in _GLOBAL_UNICAST or ip in _NAT64[0])):
         return False
     if any(ip.version == never.version and ip in never for never in _NEVER):
         return False

@@ -10,8 +10,8 @@ stream, and sending them then breaks the connection or loses the ends of others;
 that two such ends wait for each other. So its events are held back while frames may be aside, and stream data is
 given to it only as the window has room (`room`).
 
-Not absorbed: each probe doubles the MAX_STREAMS frames that were not acknowledged, so that minutes of half the datagrams
-lost may end with megabytes of them.
+Not absorbed: each probe doubles the MAX_STREAMS frames that were not acknowledged, so that minutes on a line that loses
+half of all datagrams may end with megabytes of them.
 """
 
 from __future__ import annotations

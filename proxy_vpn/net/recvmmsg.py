@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-DATAGRAMS_LIMIT = 44  # what one GRO buffer holds of 1452 bytes
+DATAGRAMS_LIMIT = 64  # whole trains of eight (wire.train), as a sender gives them to its kernel
 DATAGRAM_BYTES = 65535
 ANCILLARY_BYTES = 64
 _ADDRESS_BYTES = 28
@@ -95,28 +95,37 @@ class ManyReceiver:
         headers = self._headers
         lengths = [headers[index].length for index in range(count)]
         name, control = bytes(self._names[:_ADDRESS_BYTES]), bytes(self._control[:ANCILLARY_BYTES])
-        alike = lengths[:-1] == [self.size] * (count - 1) and lengths[-1] <= self.size
         if (
-            alike
-            and self._names.startswith(name * count)
+            self._names.startswith(name * count)
             and self._control.startswith(control * count)
             and not any(control[headers[0].message.control_length :])
             and not any(kind == _UDP_GRO for level, kind, _ in ancillary(control) if level == socket.SOL_UDP)
         ):
-            total = self.size * (count - 1) + lengths[-1]
-            return [Received(bytes(self._data[:total]), self.size, name, control[: headers[0].message.control_length])]
-        return list(self._singly(lengths))
+            return list(self._runs(lengths, name, control[: headers[0].message.control_length]))
+        return [self._single(index, length) for index, length in enumerate(lengths)]
 
-    def _singly(self, lengths: list[int]) -> Iterator[Received]:
-        for index, length in enumerate(lengths):
-            own, rest = index * self.size, index * DATAGRAM_BYTES
-            data = bytes(self._data[own : own + min(length, self.size)])
-            if length > self.size:
-                data += self._longer[rest : rest + length - self.size]
-            name = bytes(self._names[index * _ADDRESS_BYTES : (index + 1) * _ADDRESS_BYTES])
-            control_at = index * ANCILLARY_BYTES
-            control = bytes(self._control[control_at : control_at + self._headers[index].message.control_length])
-            yield Received(data, length, name, control)
+    def _runs(self, lengths: list[int], name: bytes, control: bytes) -> Iterator[Received]:
+        """A run ends with a datagram that is shorter, and before one that is longer."""
+        size, start, others = self.size, 0, [index for index, length in enumerate(lengths) if length != self.size]
+        for index in others:
+            end = index * size + (lengths[index] if lengths[index] < size else 0)
+            if end > start * size:
+                yield Received(bytes(self._data[start * size : end]), size, name, control)
+            if lengths[index] > size:
+                yield self._single(index, lengths[index])
+            start = index + 1
+        if start < len(lengths):
+            yield Received(bytes(self._data[start * size : len(lengths) * size]), size, name, control)
+
+    def _single(self, index: int, length: int) -> Received:
+        own, rest = index * self.size, index * DATAGRAM_BYTES
+        data = bytes(self._data[own : own + min(length, self.size)])
+        if length > self.size:
+            data += self._longer[rest : rest + length - self.size]
+        name = bytes(self._names[index * _ADDRESS_BYTES : (index + 1) * _ADDRESS_BYTES])
+        control_at = index * ANCILLARY_BYTES
+        control = bytes(self._control[control_at : control_at + self._headers[index].message.control_length])
+        return Received(data, length, name, control)
 
 
 def ancillary(control: bytes) -> Iterator[tuple[int, int, bytes]]:

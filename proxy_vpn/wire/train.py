@@ -15,7 +15,8 @@ packet that QUIC does not open.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 CONNECTION_ID_BYTES = 8
 HEADER_BYTES = 13
@@ -31,10 +32,10 @@ PENDING_BYTES = 1 << 20
 _FIXED_BIT = b"\x40"
 _NUMBERS = 1 << 24
 _LONG_BIT = 0x80
-_FIRST_BITS = 0xC0
 _ID_AT, _ID_END, _LONG_ID_AT = 1, 9, 6
 _NUMBER_END, _PLACE = 12, 12
 _COMPLEMENT = bytes(255 - byte for byte in range(256))
+_SHORT_FIRST, _LONG_FIRST = bytes(range(0x40, 0x80)), bytes(range(0xC0, 0x100))
 _ORDERS = [bytes((index << 4) | count for index in range(count)) for count in range(COUNT_LIMIT + 1)]
 _PLACES = [[order[index : index + 1] for index in range(len(order))] for order in _ORDERS]
 _DONE_REMEMBERED = 64
@@ -85,7 +86,7 @@ class Joiner:
     """
 
     def __init__(self, *, long_headers: bool = False) -> None:
-        self._first_bits = _LONG_BIT | _FIXED_BIT[0] if long_headers else _FIXED_BIT[0]
+        self._id_at, self._first_bytes = (_LONG_ID_AT, _LONG_FIRST) if long_headers else (_ID_AT, _SHORT_FIRST)
         self.repaired = 0  # how many parts the parity has replaced
         self._pending: dict[bytes, _Pending] = {}
         self._held_bytes = 0
@@ -97,42 +98,58 @@ class Joiner:
         `data`: datagrams of trains, laid end to end; all but the last have `segment_bytes`.
         """
         run: list[bytes] = []
-        for train, packet in self._packets(data, segment_bytes):
-            if len(packet) < PACKET_LEAST_BYTES or packet[0] & _FIRST_BITS != self._first_bits:
-                continue
-            if _train_of(packet) != train:
-                continue
-            if run and len(packet) > len(run[0]):
+        for packets, packet_bytes in self._own_packets(data, segment_bytes):
+            several = len(packets) > packet_bytes
+            if run and (several or packet_bytes > len(run[0])):
                 yield b"".join(run), len(run[0])
                 run = []
-            run.append(packet)
-            if len(packet) < len(run[0]):
+            if several:
+                yield packets, packet_bytes
+                continue
+            run.append(packets)
+            if packet_bytes < len(run[0]):
                 yield b"".join(run), len(run[0])
                 run = []
         if run:
             yield b"".join(run), len(run[0])
 
-    def _packets(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    def _own_packets(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, int]]:
+        """One or several of a length, of the connections whose trains brought them."""
+        for train, packets, packet_bytes in self._packets(data, segment_bytes):
+            if self._are_of(train, packets, packet_bytes):
+                yield packets, packet_bytes
+            elif len(packets) > packet_bytes:
+                singles = cut(packets, packet_bytes)
+                yield from ((packet, packet_bytes) for packet in singles if self._are_of(train, packet, packet_bytes))
+
+    def _are_of(self, train: bytes, packets: bytes, packet_bytes: int) -> bool:
+        if packet_bytes < PACKET_LEAST_BYTES or packets[::packet_bytes].translate(None, self._first_bytes):
+            return False
+        starts = range(self._id_at, len(packets), packet_bytes)
+        return {packets[start : start + CONNECTION_ID_BYTES] for start in starts} == {train_id(train)}
+
+    def _packets(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, bytes, int]]:
+        """Whose trains, one or several packets of a length, and that length."""
         if segment_bytes > DATAGRAM_LIMIT_BYTES:
             return
         places = data[_PLACE::segment_bytes]
         numbers = data[_NUMBER_END - 1 :: segment_bytes]
-        view = memoryview(data)
-        at, segments = 0, len(places)
+        at, segments, full = 0, len(places), len(data) // segment_bytes
         while at < segments:
             first, count = at * segment_bytes, places[at] & 15
-            end = at + count
-            # The whole train in its order, as it comes where nothing is lost: a look at two bytes of each datagram.
-            if count > 1 and places[at:end] == _ORDERS[count] and numbers[at:end] == numbers[at : at + 1] * count:
-                starts = range(first, end * segment_bytes, segment_bytes)
-                self._finished(data[first + _ID_AT : first + HEADER_BYTES])
-                joined = b"".join([view[start + HEADER_BYTES : start + segment_bytes] for start in starts])
-                yield data[first + _ID_AT : first + _ID_END], _trimmed(joined)
-                at = end
+            train = data[first + _ID_AT : first + _ID_END]
+            many = _whole_trains(places, numbers, at, count, full)
+            if many:
+                at += many * count
+                whole = data[first : at * segment_bytes]
+                self._finished(
+                    [whole[i + _ID_AT : i + HEADER_BYTES] for i in range(0, len(whole), count * segment_bytes)]
+                )
+                yield from ((train, *joined) for joined in _joined(whole, segment_bytes, count))
                 continue
             packet = self._part(data[first : first + segment_bytes])
             if packet is not None:
-                yield data[first + _ID_AT : first + _ID_END], packet
+                yield train, packet, len(packet)
             at += 1
 
     def _part(self, datagram: bytes) -> bytes | None:
@@ -154,7 +171,7 @@ class Joiner:
         self._held_bytes += len(datagram)
         if len(pending.parts) < count:
             return None
-        self._finished(train)
+        self._finished([train])
         if count in pending.parts:
             self.repaired += 1
         return pending.join()
@@ -163,13 +180,44 @@ class Joiner:
         pending = self._pending.pop(train)
         self._held_bytes -= sum(len(part) + HEADER_BYTES for part in pending.parts.values())
 
-    def _finished(self, train: bytes) -> None:
-        """What still comes of this one, named by its ID, number and count, is not the beginning of another."""
-        if train in self._pending:
-            self._drop(train)
-        self._done[train] = None
-        if len(self._done) > _DONE_REMEMBERED:
-            del self._done[next(iter(self._done))]
+    def _finished(self, trains: Sequence[bytes]) -> None:
+        """What still comes of these, named by ID, number and count, is not the beginning of others."""
+        if self._pending:
+            for train in self._pending.keys() & trains:
+                self._drop(train)
+        self._done.update(dict.fromkeys(trains))
+        for train in [*islice(self._done, max(len(self._done) - _DONE_REMEMBERED, 0))]:
+            del self._done[train]
+
+
+def _whole_trains(places: bytes, numbers: bytes, at: int, count: int, full: int) -> int:
+    """How many trains of `count` parts follow, whole and in order, as they come where nothing is lost; at first all.
+
+    `places`, `numbers`: the index and count, and the number's last byte, of each datagram; `full`: how many are not
+    shorter. A look at two bytes of each datagram.
+    """
+    for many in ((full - at) // count, 1) if count > 1 else ():
+        end = at + many * count
+        alike = many > 0 and places[at:end] == _ORDERS[count] * many
+        if alike and numbers[at:end] == b"".join([numbers[i : i + 1] * count for i in range(at, end, count)]):
+            return many
+    return 0
+
+
+def _joined(data: bytes, segment_bytes: int, count: int) -> Iterator[tuple[bytes, int]]:
+    """The packets of whole trains of `count` parts, laid end to end if they are of one length, and that length."""
+    view, train_bytes = memoryview(data), count * segment_bytes
+    parts = [view[start + HEADER_BYTES : start + segment_bytes] for start in range(0, len(data), segment_bytes)]
+    trailers = {data[end - TRAILER_BYTES : end] for end in range(train_bytes, len(data) + 1, train_bytes)}
+    if len(data) > train_bytes and len(trailers) == 1:
+        over = int.from_bytes(trailers.pop(), "big") + TRAILER_BYTES
+        if over < segment_bytes - HEADER_BYTES:
+            parts[count - 1 :: count] = [part[:-over] for part in parts[count - 1 :: count]]
+            yield b"".join(parts), train_bytes - count * HEADER_BYTES - over
+            return
+    for start in range(0, len(parts), count):
+        packet = _trimmed(b"".join(parts[start : start + count]))
+        yield packet, len(packet)
 
 
 def _train_of(packet: bytes) -> bytes:

@@ -74,6 +74,54 @@ def test_trains_that_the_kernel_joined_come_as_one_run(parity: bool) -> None:
     assert b"".join(run for run, _ in runs) == b"".join(packets[0 if parity else 1 :])
 
 
+@given(st.data())
+def test_what_is_read_together_is_what_comes_one_by_one(data: st.DataObject) -> None:
+    """Wherever a read begins and ends, and whatever is lost, doubled or spoiled on the way.
+
+    But for the ID, which is one for all that is read together, and the number's first bytes, which are not looked at.
+    Also where a spoiled part was there first, a whole train comes through.
+    """
+    splitter = Splitter()
+    shapes = data.draw(st.lists(st.tuples(st.sampled_from((2_000, 11_490, 11_480)), st.booleans()), max_size=12))
+    sent = [packet(size, seed) for seed, (size, _) in enumerate(shapes)]
+    datagrams = [
+        each
+        for whole, (_, parity) in zip(sent, shapes, strict=True)
+        for each in split(splitter, whole, DATAGRAM_BYTES, parity)
+    ]
+    positions = st.integers(0, max(len(datagrams) - 1, 0))
+    for at, what in data.draw(st.lists(st.tuples(positions, st.integers(11, 30)), max_size=4 if datagrams else 0)):
+        spoiled = bytearray(datagrams[at])
+        if what < 20:
+            spoiled[what] ^= 1 << (what % 8)
+            datagrams[at] = bytes(spoiled)
+        elif what < 25:
+            datagrams[at] = datagrams[at - 1]
+        else:
+            datagrams[at] = datagrams[at][: 14 + what]
+    ends = data.draw(st.sets(positions)) | {at for at, each in enumerate(datagrams) if len(each) < DATAGRAM_BYTES}
+    together, batch, joiner = [], [], Joiner()
+    for at, each in enumerate(datagrams):
+        batch.append(each)
+        if at in ends or at == len(datagrams) - 1:
+            runs = list(joiner.feed(b"".join(batch), len(batch[0])))
+            together += [whole for run, size in runs for whole in cut(run, size)]
+            batch = []
+    alone = fed(Joiner(), datagrams)
+    assert set(alone) & set(sent) <= set(together) <= set(alone) | set(sent)
+    assert len(together) == len(set(together))
+
+
+def test_one_packet_of_a_stranger_costs_none_of_the_others() -> None:
+    splitter = Splitter()
+    packets = [packet(11_470, seed) for seed in range(5)]
+    packets[2] = b"\x41" + bytes(8) + packets[2][9:]
+    datagrams = [each for sent in packets for each in split(splitter, sent, DATAGRAM_BYTES, False)]
+    named = [each[:1] + train_id(ID) + each[9:] for each in datagrams]
+    runs = list(Joiner().feed(b"".join(named), DATAGRAM_BYTES))
+    assert b"".join(run for run, _ in runs) == b"".join(packets[:2] + packets[3:])
+
+
 @pytest.mark.parametrize("datagram_bytes", [1200, 1312, 1452])
 def test_no_length_comes_out_wrong_whole_or_in_parts(datagram_bytes: int) -> None:
     step = datagram_bytes - HEADER_BYTES

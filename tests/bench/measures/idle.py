@@ -38,4 +38,5 @@ def dht_row(lab: Lab, directory: Path) -> Row:
     host = lab.host("strangers", addresses=DHT_NODES)
     nodes = [f"{address}:{DHT_PORT}" for address in host.addresses]
     host.python("-m", "tests.support.libtorrent_dht", *nodes).wait_for("^ready", timeout_s=60)
-    return Row(Pvpn("qh3", "--dht-bootstrap", nodes[0], title=f"pvpn qh3 and {DHT_NODES} DHT nodes"), lab, directory, among=True)
+    tool = Pvpn("qh3", "--dht-bootstrap", nodes[0], title=f"pvpn qh3 and {DHT_NODES} DHT nodes")
+    return Row(tool, lab, directory, among=True)
