@@ -36,6 +36,7 @@ KEY_UPDATE_PACKETS = 1 << 22
 KEEPALIVE_S = 20.0
 PROBE_TIMEOUT_LIMIT_S = 20.0
 INTERNAL_ERROR = 0x104
+OUR_MISTAKE = "an error of pvpn itself"
 SEND_ROUNDS_LIMIT = 256
 RESEND_FIRST_S = (0.2, 0.4)
 ANSWERED_BYTES = 1200
@@ -177,7 +178,7 @@ class Link:
         except Exception:
             # As in `settle`; whoever has just written goes on with its work first.
             _log.exception("a connection failed")
-            self._loop.call_soon(self.close, INTERNAL_ERROR, "")
+            self._loop.call_soon(self.close, INTERNAL_ERROR, OUR_MISTAKE)
         finally:
             self._flushing = False
 
@@ -195,7 +196,7 @@ class Link:
         except Exception:
             # A mistake of ours in handling what this peer sent must not cost the other connections of this turn.
             _log.exception("a connection failed")
-            self.close(INTERNAL_ERROR, "")
+            self.close(INTERNAL_ERROR, OUR_MISTAKE)
         finally:
             self._settling = False
 

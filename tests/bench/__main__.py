@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import plot, table
-from tests.bench.measures import idle, latency, line, peers, stalled, starts, streams
+from tests.bench.measures import datagrams, idle, latency, line, peers, stalled, starts, streams
 from tests.bench.measures.samples import Results
 from tests.bench.row import Row
 from tests.bench.tools import TOOLS, UNASKED
@@ -25,7 +25,7 @@ from tests.bench.tools.pvpn import Pvpn
 from tests.lab.hosts import Lab, available
 from tests.lab.wire import unavailable as no_wire
 
-MEASURES = ("streams", "latency", "starts", "idle", "peers", "line", "stalled")
+MEASURES = ("streams", "datagrams", "latency", "starts", "idle", "peers", "line", "stalled")
 
 
 def main() -> int:
@@ -88,7 +88,11 @@ def _on_fast_links(options: argparse.Namespace, directory: Path, results: Result
             idle.measure([*rows, *others], results, options.idle_seconds)
             for row in others:
                 row.stop()
+        bare = datagrams.hosts(lab) if "datagrams" in options.measures else None
         for run in range(options.runs):
+            if bare is not None:
+                _say(f"run {run + 1} of {options.runs}: {datagrams.TITLE}")
+                datagrams.measure(lab, *bare, results.setdefault(datagrams.TITLE, {}), options.seconds)
             for row in rows:
                 _say(f"run {run + 1} of {options.runs}: {row.title}")
                 _measure_row(options, lab, row, results)

@@ -12,7 +12,7 @@ import pytest
 from tests.lab.hosts import ROOT, Lab
 
 SHORT = ("--runs", "1", "--seconds", "0.2", "--idle-seconds", "0.2", "--members", "6", "--count", "20")
-MEASURES = "streams,latency,peers"
+MEASURES = "streams,datagrams,latency,peers"
 
 
 def test_measures_of_ours_and_of_none(lab: Lab, tmp_path: Path) -> None:
@@ -22,9 +22,10 @@ def test_measures_of_ours_and_of_none(lab: Lab, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.bench", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    ours = json.loads(numbers.read_text())["rows"]["pvpn qh3"]
+    rows = json.loads(numbers.read_text())["rows"]
+    ours = rows["pvpn qh3"]
     wanted = {"up1", "down8", "up1_plain", "cpu_per_gb", "connect_p99", "loaded_p50", "peer_memory", "peer_cpu"}
-    assert wanted <= set(ours), done.stderr
+    assert wanted <= set(ours) and {"up1", "up1_plain"} == set(rows["bare UDP"]), done.stderr
     assert "| pvpn qh3" in done.stdout and "pvpn qh3" in picture.read_text()
 
 

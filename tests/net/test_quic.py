@@ -14,7 +14,7 @@ from proxy_vpn.errors import WireError
 from proxy_vpn.net.demux import LinkReceiver
 from proxy_vpn.net.engine import DATAGRAM_BURST_BYTES, LONG_HEADER_BIT, initial_destination, long_destination
 from proxy_vpn.net.engines import engine_factory
-from proxy_vpn.net.quic import KEEPALIVE_S, Link
+from proxy_vpn.net.quic import INTERNAL_ERROR, KEEPALIVE_S, OUR_MISTAKE, Link
 from proxy_vpn.net.trains import Parts
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import NONCE_BYTES, OVERHEAD_BYTES, SealKey
@@ -288,6 +288,25 @@ def test_a_first_flight_that_is_lost_is_sent_again_soon(engines: tuple[str, str]
             assert sum(datagram[12] & 15 == 8 for _, _, datagram in wire.seen) > 400, "packets are small for good"
             for handler in (client, server):
                 handler.link.close(0x100, "")
+
+    run_virtually(main())
+
+
+@pairings
+def test_a_mistake_of_ours_costs_that_connection_alone_and_is_named(
+    engines: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with connected(engines) as (wire, _, two, client, server):
+            other = Host(wire, ELSEWHERE, engines[0]).dial(two)
+            await other.until(lambda handler: handler.completed)
+            monkeypatch.setattr(server, "stream_data_received", lambda *_: 1 // 0)
+            client.link.engine.send(client.link.engine.open_stream(), b"!")
+            client.link.flush()
+            await client.until(lambda handler: handler.closed)
+            assert server.closed == [OUR_MISTAKE] and client.end is not None and client.end[0] == INTERNAL_ERROR
+            assert not other.closed
+            other.link.close(0x100, "")
 
     run_virtually(main())
 
