@@ -46,7 +46,8 @@ _PAYLOAD_LIMIT_BYTES = 65527  # it would allow 1472, though it takes any
 _TRANSPORT_PARAMETERS_BYTES = 4096
 _UNPACED_TIMERS = ("idle", "loss_detection")  # the earliest timer: so the pacer holds nothing back
 _ACK_TIMER, _PACING_TIMER = "ack_application", "pacing"
-_IDLE_ACK_DELAY_S = 0.004  # past the core's own millisecond; the peer allows 25 (RFC 9000, section 18.2)
+_SMALL_ACK_DELAY_S = 0.004  # past the core's own millisecond; the peer allows 25 (RFC 9000, section 18.2)
+_LOSSY_S = 2.0
 _STREAMS_A_PACKET = 16
 _SHORT_BYTES = 1024
 
@@ -86,12 +87,14 @@ class _Frames:
         self._work = True
         self._added += 1
 
-    def polling(self) -> None:
-        """The core is about to be polled."""
+    def polling(self) -> bool:
+        """The core is about to be polled; whether it has found losses, or thinks of some, since the last time."""
         lost = (self._core.loss_total, self._core.pto_total)
-        if lost != self._lost:
-            self._lost = lost
-            self._work = self._resends = True
+        if lost == self._lost:
+            return False
+        self._lost = lost
+        self._work = self._resends = True
+        return True
 
     def all_in(self, datagram: bytes) -> bool:
         """Whether it can tell from the last datagram that there is no other: a short one took all there was."""
@@ -155,6 +158,8 @@ class _Connection(QuicConnection):
         self._applied_transport_parameters = None
         self._pre_handshake_state_replayed = False
         self.frames = _Frames(self._core)
+        self._heard_small = False
+        self._lossy_until = 0.0
         self.size: int = configuration.max_datagram_size
 
     def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
@@ -178,12 +183,17 @@ class _Connection(QuicConnection):
         return super()._call_core(operation, *args)
 
     def get_timer(self) -> float | None:
-        """When the core is to be called; an acknowledgement by itself waits longer, for something to go with."""
+        """When the core is to be called; what acknowledges a small datagram waits longer, for something to go with.
+
+        But nothing larger, and not while the line loses datagrams: there bulk waits for acknowledgements, and for the
+        timers of losses behind this one.
+        """
         timer = None if self._core is None else self._core.get_timer()
         if timer is None:
             return None
         kind, at = timer[0], float(timer[1])
-        return at + _IDLE_ACK_DELAY_S if kind == _ACK_TIMER else at
+        waits = kind == _ACK_TIMER and self._heard_small and at > self._lossy_until
+        return at + _SMALL_ACK_DELAY_S if waits else at
 
     def handle_timer(self, now: float) -> None:
         timer = None if self._core is None else self._core.get_timer()
@@ -213,6 +223,7 @@ class _Connection(QuicConnection):
 
     def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> bool:
         """GRO buffers go to the native core whole; True if it accepted a packet."""
+        self._heard_small = len(data) <= _SHORT_BYTES
         report = self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
         self.frames.is_due = True
         self._drain_core()
@@ -273,7 +284,8 @@ class _Connection(QuicConnection):
             return []
         poll = self._core.poll_transmit
         datagrams, all_in = [], False
-        self.frames.polling()
+        if self.frames.polling():
+            self._lossy_until = now + _LOSSY_S
         while not all_in and (transmit := poll(now)) is not None:
             datagrams.append(transmit[0])
             all_in = self.frames.all_in(transmit[0])

@@ -22,7 +22,7 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.errors import StateError
 from proxy_vpn.net.filter import drop_dht_queries
 from proxy_vpn.net.recvmmsg import ManyReceiver, ancillary, available, socket_address
-from proxy_vpn.wire.train import cut
+from proxy_vpn.wire.train import DATAGRAM_LIMIT_BYTES, cut
 
 RECEIVE_BYTES = 65535
 GSO_SEGMENTS_LIMIT = 64
@@ -140,7 +140,7 @@ class UdpSocket:
             return []
         segment_bytes, info = _read(ancillary)
         path = self._paths.get((info, source)) or self._learn_path(info, source)
-        if not segment_bytes and len(data) >= MANY_LEAST_BYTES and self._has_many:
+        if not segment_bytes and MANY_LEAST_BYTES <= len(data) <= DATAGRAM_LIMIT_BYTES and self._has_many:
             self._alone += 1
             if self._alone >= MANY_AFTER:
                 self._many = ManyReceiver(len(data))

@@ -145,6 +145,17 @@ def test_without_grants_64_kib_of_the_stream_are_sent_head_included() -> None:
     assert not carrier.ended_sending and not flow.ready
 
 
+@pytest.mark.parametrize("room", [True, False])
+def test_an_end_by_itself_waits_for_room_in_the_engine_and_says_where_it_is(room: bool) -> None:
+    flow, carrier, _ = bench()
+    flow.write(bytes(100))
+    carrier.room = room
+    flow.write_eof()
+    assert carrier.ended_sending is room and carrier.ready == ([] if room else [flow])
+    carrier.pump()
+    assert carrier.ended_sending and carrier.told_end == 110
+
+
 def test_each_grant_lets_so_much_more_out_and_old_ones_change_nothing() -> None:
     flow, carrier, sink = bench()
     flow.write(bytes(100_000))

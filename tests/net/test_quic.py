@@ -211,6 +211,30 @@ def test_an_answer_takes_the_acknowledgement_along_and_none_is_late(engines: tup
 
 
 @pairings
+def test_where_datagrams_are_lost_no_acknowledgement_waits_for_company(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines, LARGE) as (wire, _, _, client, server):
+            wire.latency_s = 0.0002
+            stream_id = client.link.engine.open_stream()
+            client.link.engine.send(stream_id, b"!")
+            client.link.flush()
+            await server.until(lambda handler: stream_id in handler.data)
+            wire.drops = lambda source, target, datagram: True
+            server.link.engine.send(stream_id, b"lost")
+            server.link.flush()
+            await asyncio.sleep(0.01)
+            wire.drops = lambda source, target, datagram: False
+            await client.until(lambda handler: len(handler.data.get(stream_id, b"")) == 4)
+            await asyncio.sleep(0.1)
+            client.link.engine.send(stream_id, b"!")
+            client.link.flush()
+            await asyncio.sleep(2 * wire.latency_s + 0.002)
+            assert not client.link.engine.unacknowledged
+
+    run_virtually(main())
+
+
+@pairings
 def test_the_pieces_of_a_payload_go_together_or_not_at_all(engines: tuple[str, str]) -> None:
     async def main() -> None:
         async with connected(engines) as (_, _, _, client, server):

@@ -17,7 +17,7 @@ from proxy_vpn.errors import StateError
 from proxy_vpn.net import udp
 from proxy_vpn.net.recvmmsg import ManyReceiver, Received, available
 from proxy_vpn.net.udp import MANY_AFTER, MISFITS_LIMIT, Batch, Path, UdpSocket
-from proxy_vpn.wire.train import cut
+from proxy_vpn.wire.train import DATAGRAM_LIMIT_BYTES, cut
 
 WAIT_S = 10.0
 
@@ -335,6 +335,17 @@ def test_large_datagrams_that_come_alone_are_read_many_at_a_time(ip: str) -> Non
 
     if not available():
         pytest.skip("this system has no recvmmsg")
+    asyncio.run(main())
+
+
+def test_larger_datagrams_than_any_of_ours_say_nothing_of_what_to_expect() -> None:
+    async def main() -> None:
+        with sockets("127.0.0.1", "127.0.0.1") as (one, two):
+            for number in range(2 * MANY_AFTER):
+                one.send(some(1, DATAGRAM_LIMIT_BYTES + 1 + number), to(two))
+                await datagrams(two, 1)
+            assert two._many is None
+
     asyncio.run(main())
 
 

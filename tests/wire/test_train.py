@@ -112,6 +112,28 @@ def test_what_is_read_together_is_what_comes_one_by_one(data: st.DataObject) -> 
     assert len(together) == len(set(together))
 
 
+@pytest.mark.parametrize("datagram_bytes", [1200, 1312, 1452])
+def test_alike_trains_whose_last_part_is_hardly_more_than_padding(datagram_bytes: int) -> None:
+    size = datagram_bytes - HEADER_BYTES
+    for count in range(3, 9):
+        for padding in (0, 1, 2, size // 4, size // 4 + 1, *range(size - 4, size)):
+            splitter, length = Splitter(), count * size - 2 - padding
+            packets = [packet(length, seed) for seed in range(3)]
+            trains = [splitter.split(each, datagram_bytes, False) for each in packets]
+            together = [trains] if all(len(train) % datagram_bytes == 0 for train in trains) else [[t] for t in trains]
+            joiner, joined = Joiner(), []
+            for some in together:
+                joined += [each for run, step in joiner.feed(b"".join(some), datagram_bytes) for each in cut(run, step)]
+            assert joined == packets
+
+
+def test_a_train_that_comes_whole_makes_room_of_what_was_there_of_it() -> None:
+    joiner, datagrams = Joiner(), split(Splitter(), packet(11_490), DATAGRAM_BYTES, False)
+    assert fed(joiner, datagrams[:3]) == [] and joiner._held_bytes
+    assert list(joiner.feed(b"".join(datagrams), DATAGRAM_BYTES)) == [(packet(11_490), 11_490)]
+    assert not joiner._held_bytes and not joiner._pending
+
+
 def test_one_packet_of_a_stranger_costs_none_of_the_others() -> None:
     splitter = Splitter()
     packets = [packet(11_470, seed) for seed in range(5)]
