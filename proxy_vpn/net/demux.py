@@ -19,12 +19,11 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.net.turns import TURNS
 from proxy_vpn.net.udp import Path, UdpSocket
 from proxy_vpn.wire.seal import is_sealed
-from proxy_vpn.wire.train import cut
+from proxy_vpn.wire.train import SHORT_FIRST, cut
 
 BATCHES_PER_TURN, SHORT_TURN_BATCHES = 32, 8
 ALONE_BYTES, LOOK_EVERY, BULK_BYTES, MANY_S = 1000, 8, 8192, 0.02
 _FIXED_BIT, _LONG_BIT = 0x40, 0x80
-_SHORT_FIRST = bytes(range(_FIXED_BIT, _LONG_BIT))  # first bytes of packets with a short header
 
 
 class LinkReceiver(Protocol):
@@ -184,7 +183,7 @@ def _end_of_run(data: bytes, segment_bytes: int, start: int) -> int:
     if count > 1:
         columns = [data[start + at :: segment_bytes] for at in range(1, 9)]
         if all(column == column[:1] * count for column in columns) and not data[start::segment_bytes].translate(
-            None, _SHORT_FIRST
+            None, SHORT_FIRST
         ):
             return size
     head, end = data[start + 1 : start + 9], start + segment_bytes

@@ -182,21 +182,27 @@ class _Connection(QuicConnection):
         self.frames.is_due = True
         return super()._call_core(operation, *args)
 
+    @property
+    def _next_timer(self) -> tuple[str, float] | None:
+        """What the core wants to be called for, and when."""
+        timer: tuple[str, float] | None = None if self._core is None else self._core.get_timer()
+        return timer
+
     def get_timer(self) -> float | None:
         """When the core is to be called; what acknowledges a small datagram waits longer, for something to go with.
 
         But nothing larger, and not while the line loses datagrams: there bulk waits for acknowledgements, and for the
         timers of losses behind this one.
         """
-        timer = None if self._core is None else self._core.get_timer()
+        timer = self._next_timer
         if timer is None:
             return None
-        kind, at = timer[0], float(timer[1])
+        kind, at = timer
         waits = kind == _ACK_TIMER and self._heard_small and at > self._lossy_until
         return at + _SMALL_ACK_DELAY_S if waits else at
 
     def handle_timer(self, now: float) -> None:
-        timer = None if self._core is None else self._core.get_timer()
+        timer = self._next_timer
         if timer is not None and timer[0] == _ACK_TIMER:
             # Polling sends acknowledgements that are due; those which its timer queues would wait for the pacer.
             self.frames.is_due = True
@@ -260,7 +266,7 @@ class _Connection(QuicConnection):
     @property
     def paces(self) -> bool:
         """Whether its own pacer is what stream data waits for."""
-        timer = None if self._core is None else self._core.get_timer()
+        timer = self._next_timer
         return timer is not None and timer[0] == _PACING_TIMER and self.unsent > 0
 
     @property

@@ -241,7 +241,7 @@ class Link:
         pacer.measured(latest_s)
 
     def _has_something(self) -> bool:
-        """Whether more than an acknowledgement may be sent now; that alone waits for an answer to go with (1 ms)."""
+        """Whether more than an acknowledgement may be sent now; that alone waits for an answer to go with, a while."""
         return self._has_news or self._closed or self._handler.waits_for_room or self.engine.backlog > 0
 
     def _in_time(self) -> bool:

@@ -35,7 +35,8 @@ _LONG_BIT = 0x80
 _ID_AT, _ID_END, _LONG_ID_AT = 1, 9, 6
 _NUMBER_END, _PLACE = 12, 12
 _COMPLEMENT = bytes(255 - byte for byte in range(256))
-_SHORT_FIRST, _LONG_FIRST = bytes(range(0x40, 0x80)), bytes(range(0xC0, 0x100))
+# Of packets with a short and with a long header (RFC 9000, section 17): what their first bytes may be.
+SHORT_FIRST, _LONG_FIRST = bytes(range(0x40, 0x80)), bytes(range(0xC0, 0x100))
 _ORDERS = [bytes((index << 4) | count for index in range(count)) for count in range(COUNT_LIMIT + 1)]
 _PLACES = [[order[index : index + 1] for index in range(len(order))] for order in _ORDERS]
 _DONE_REMEMBERED = 64
@@ -86,7 +87,7 @@ class Joiner:
     """
 
     def __init__(self, *, long_headers: bool = False) -> None:
-        self._id_at, self._first_bytes = (_LONG_ID_AT, _LONG_FIRST) if long_headers else (_ID_AT, _SHORT_FIRST)
+        self._id_at, self._first_bytes = (_LONG_ID_AT, _LONG_FIRST) if long_headers else (_ID_AT, SHORT_FIRST)
         self.repaired = 0  # how many parts the parity has replaced
         self._pending: dict[bytes, _Pending] = {}
         self._held_bytes = 0

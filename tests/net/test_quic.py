@@ -83,6 +83,11 @@ class Handler(RecordingHandler):
         super().terminated(code, reason)
         self.link.ended(reason or str(code))
 
+    def say(self, stream_id: int, data: bytes) -> None:
+        """Send it at once."""
+        self.link.engine.send(stream_id, data)
+        self.link.flush()
+
     async def until_ended(self, stream_id: int) -> None:
         await self.until(lambda handler: stream_id in handler.ended)
 
@@ -200,8 +205,7 @@ def test_an_answer_takes_the_acknowledgement_along_and_none_is_late(engines: tup
             wire.seen.clear()
             for number in range(1, 41):
                 for near, far in ((client, server), (server, client)):
-                    near.link.engine.send(stream_id, b"!")
-                    near.link.flush()
+                    near.say(stream_id, b"!")
                     await far.until(lambda handler: len(handler.data.get(stream_id, b"")) == number)  # noqa: B023
             assert len(wire.seen) <= 110
             await asyncio.sleep(2 * wire.latency_s + 0.006)  # alone it waits for 5 ms
@@ -216,18 +220,15 @@ def test_where_datagrams_are_lost_no_acknowledgement_waits_for_company(engines: 
         async with connected(engines, LARGE) as (wire, _, _, client, server):
             wire.latency_s = 0.0002
             stream_id = client.link.engine.open_stream()
-            client.link.engine.send(stream_id, b"!")
-            client.link.flush()
+            client.say(stream_id, b"!")
             await server.until(lambda handler: stream_id in handler.data)
             wire.drops = lambda source, target, datagram: True
-            server.link.engine.send(stream_id, b"lost")
-            server.link.flush()
+            server.say(stream_id, b"lost")
             await asyncio.sleep(0.01)
             wire.drops = lambda source, target, datagram: False
             await client.until(lambda handler: len(handler.data.get(stream_id, b"")) == 4)
             await asyncio.sleep(0.1)
-            client.link.engine.send(stream_id, b"!")
-            client.link.flush()
+            client.say(stream_id, b"!")
             await asyncio.sleep(2 * wire.latency_s + 0.002)
             assert not client.link.engine.unacknowledged
 
@@ -325,8 +326,7 @@ def test_a_mistake_of_ours_costs_that_connection_alone_and_is_named(
             other = Host(wire, ELSEWHERE, engines[0]).dial(two)
             await other.until(lambda handler: handler.completed)
             monkeypatch.setattr(server, "stream_data_received", lambda *_: 1 // 0)
-            client.link.engine.send(client.link.engine.open_stream(), b"!")
-            client.link.flush()
+            client.say(client.link.engine.open_stream(), b"!")
             await client.until(lambda handler: handler.closed)
             assert server.closed == [OUR_MISTAKE] and client.end is not None and client.end[0] == INTERNAL_ERROR
             assert not other.closed
@@ -461,8 +461,7 @@ def test_another_source_is_reported_and_moves_nothing(engines: tuple[str, str]) 
 def test_the_least_round_trip_is_that_of_the_current_path(engines: tuple[str, str]) -> None:
     async def exchange(near: Handler, far: Handler, stream_id: int) -> None:
         before = len(far.data.get(stream_id, b""))
-        near.link.engine.send(stream_id, b"!")
-        near.link.flush()
+        near.say(stream_id, b"!")
         await far.until(lambda handler: len(handler.data.get(stream_id, b"")) > before)
         await asyncio.sleep(0.2)
 
