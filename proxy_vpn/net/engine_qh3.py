@@ -123,9 +123,11 @@ class _Frames:
 class _Connection(QuicConnection):
     """qh3's connection with a validated peer, our limits and no logging."""
 
+    core: Any = None
+
     def _create_core(self, remote_addr: Any, initial_dcid: bytes, now: float) -> None:
         configuration = self._configuration
-        self._core = QuicConnectionCore(
+        self.core = self._core = QuicConnectionCore(
             self._is_client,
             _QUIC_V1,
             ("0.0.0.0", 0),
@@ -159,8 +161,7 @@ class _Connection(QuicConnection):
         self._pre_handshake_state_replayed = False
         self.frames = _Frames(self._core)
         self._heard_small = False
-        self._lossy_until = 0.0
-        self.size: int = configuration.max_datagram_size
+        self.lossy_until = 0.0
 
     def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
         self._tls = _Bridge(
@@ -183,9 +184,9 @@ class _Connection(QuicConnection):
         return super()._call_core(operation, *args)
 
     @property
-    def _next_timer(self) -> tuple[str, float] | None:
+    def next_timer(self) -> tuple[str, float] | None:
         """What the core wants to be called for, and when."""
-        timer: tuple[str, float] | None = None if self._core is None else self._core.get_timer()
+        timer: tuple[str, float] | None = None if self.core is None else self.core.get_timer()
         return timer
 
     def get_timer(self) -> float | None:
@@ -194,15 +195,15 @@ class _Connection(QuicConnection):
         But nothing larger, and not while the line loses datagrams: there bulk waits for acknowledgements, and for the
         timers of losses behind this one.
         """
-        timer = self._next_timer
+        timer = self.next_timer
         if timer is None:
             return None
         kind, at = timer
-        waits = kind == _ACK_TIMER and self._heard_small and at > self._lossy_until
+        waits = kind == _ACK_TIMER and self._heard_small and at > self.lossy_until
         return at + _SMALL_ACK_DELAY_S if waits else at
 
     def handle_timer(self, now: float) -> None:
-        timer = self._next_timer
+        timer = self.next_timer
         if timer is not None and timer[0] == _ACK_TIMER:
             # Polling sends acknowledgements that are due; those which its timer queues would wait for the pacer.
             self.frames.is_due = True
@@ -219,84 +220,20 @@ class _Connection(QuicConnection):
         if not self._handshake_complete or not self.frames.aside:
             super()._drain_core()
 
-    def drain(self, now: float) -> list[bytes]:
-        """Take the core's events as soon as that is safe; the datagrams that had to be sent before."""
-        if self._core is None or not self.frames.aside:
-            return []
-        datagrams = self.poll(now)
+    def drain(self) -> None:
+        """Take the core's events, unless frames may be aside."""
         self._drain_core()
-        return datagrams
 
     def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> bool:
         """GRO buffers go to the native core whole; True if it accepted a packet."""
         self._heard_small = len(data) <= _SHORT_BYTES
-        report = self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
+        report = self.core.receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
         self.frames.is_due = True
-        self._drain_core()
-        return report[_ACCEPTED] > 0
+        return bool(report[_ACCEPTED])
 
     @property
     def is_established(self) -> bool:
         return bool(self._handshake_complete)
-
-    @property
-    def smoothed_rtt(self) -> float | None:
-        return None if self._core is None else self._core.smoothed_rtt
-
-    @property
-    def latest_rtt(self) -> float | None:
-        return None if self._core is None else self._core.latest_rtt
-
-    @property
-    def window(self) -> int:
-        """The congestion window."""
-        return 0 if self._core is None else self._core.congestion_window
-
-    @property
-    def room(self) -> int:
-        """How much more the congestion window lets out now."""
-        return 0 if self._core is None else self._core.congestion_window - self._core.bytes_in_flight
-
-    @property
-    def pace(self) -> tuple[int, float | None, bool] | None:
-        """Its own pacer lets a whole window out at once."""
-        core = self._core
-        return None if core is None else (core.congestion_window, core.smoothed_rtt, not core.loss_total)
-
-    @property
-    def paces(self) -> bool:
-        """Whether its own pacer is what stream data waits for."""
-        timer = self._next_timer
-        return timer is not None and timer[0] == _PACING_TIMER and self.unsent > 0
-
-    @property
-    def unsent(self) -> int:
-        """Stream bytes never sent yet; what get_send_buffer_size tells, without its checks."""
-        if self._core is None or self._close_event is not None or not self._pre_handshake_state_replayed:
-            return int(self.get_send_buffer_size())
-        return int(self._core.get_send_buffer_size(None))
-
-    @property
-    def lost(self) -> int:
-        return 0 if self._core is None else self._core.loss_total
-
-    @property
-    def in_flight(self) -> int:
-        return 0 if self._core is None else self._core.bytes_in_flight
-
-    def poll(self, now: float) -> list[bytes]:
-        """The datagrams to send."""
-        if self._core is None or not self.frames.is_due:
-            return []
-        poll = self._core.poll_transmit
-        datagrams, all_in = [], False
-        if self.frames.polling():
-            self._lossy_until = now + _LOSSY_S
-        while not all_in and (transmit := poll(now)) is not None:
-            datagrams.append(transmit[0])
-            all_in = self.frames.all_in(transmit[0])
-        self.frames.polled(self.size, all_in=all_in)
-        return datagrams
 
 
 class Qh3Engine(Engine):
@@ -328,7 +265,11 @@ class Qh3Engine(Engine):
         return False
 
     def deliver(self, handler: EngineHandler, now: float) -> None:
-        self._drained += self._quic.drain(now)
+        quic = self._quic
+        if quic.core is not None:
+            if quic.frames.aside:
+                self._drained += self._poll(now)
+            quic.drain()
         super().deliver(handler, now)
 
     def send_datagram(self, frame: bytes) -> None:
@@ -337,17 +278,39 @@ class Qh3Engine(Engine):
 
     @property
     def datagram_room(self) -> int:
-        return int(self._quic.room) + DATAGRAM_BURST_BYTES - self._datagrams_queued
+        return self._window_room + DATAGRAM_BURST_BYTES - self._datagrams_queued
 
     @property
     def window(self) -> int:
-        return int(self._quic.window)
+        core = self._quic.core
+        return 0 if core is None else int(core.congestion_window)
+
+    @property
+    def _window_room(self) -> int:
+        """How much more the congestion window lets out now."""
+        core = self._quic.core
+        return 0 if core is None else int(core.congestion_window - core.bytes_in_flight)
 
     def transmit(self, now: float) -> list[bytes]:
         self._datagrams_queued = 0
-        drained, self._drained = self._drained, []
-        datagrams: list[bytes] = self._quic.poll(now)
-        return drained + datagrams
+        if self._drained:
+            drained, self._drained = self._drained, []
+            return drained + self._poll(now)
+        return self._poll(now)
+
+    def _poll(self, now: float) -> list[bytes]:
+        quic = self._quic
+        if quic.core is None or not quic.frames.is_due:
+            return []
+        poll, frames = quic.core.poll_transmit, quic.frames
+        datagrams, all_in = [], False
+        if frames.polling():
+            quic.lossy_until = now + _LOSSY_S
+        while not all_in and (transmit := poll(now)) is not None:
+            datagrams.append(transmit[0])
+            all_in = frames.all_in(transmit[0])
+        frames.polled(self.size, all_in=all_in)
+        return datagrams
 
     def send(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> None:
         self._quic.frames.added()
@@ -368,37 +331,47 @@ class Qh3Engine(Engine):
 
     @property
     def backlog(self) -> int:
-        return int(self._quic.unsent)
+        # What get_send_buffer_size tells, without its checks.
+        quic = self._quic
+        if quic.core is None or quic._close_event is not None or not quic._pre_handshake_state_replayed:
+            return int(quic.get_send_buffer_size())
+        return int(quic.core.get_send_buffer_size(None))
 
     @property
     def room(self) -> int:
         # One datagram less than the window has room for: then it never ends full, and nothing is put aside.
-        window: int = (self._quic.room - self.size) * (self.size - _STREAM_OVERHEAD_BYTES) // self.size
+        window = (self._window_room - self.size) * (self.size - _STREAM_OVERHEAD_BYTES) // self.size
         return room_within(window, self.backlog)
 
     @property
     def pace(self) -> tuple[int, float | None, bool] | None:
-        pace: tuple[int, float | None, bool] | None = self._quic.pace
-        return pace
+        # Its own pacer lets a whole window out at once.
+        core = self._quic.core
+        return None if core is None else (core.congestion_window, core.smoothed_rtt, not core.loss_total)
 
     @property
     def paces(self) -> bool:
-        return bool(self._quic.paces)
+        timer = self._quic.next_timer
+        return timer is not None and timer[0] == _PACING_TIMER and self.backlog > 0
 
     @property
     def unacknowledged(self) -> int:
-        return self.backlog + int(self._quic.in_flight)
+        core = self._quic.core
+        return self.backlog + (0 if core is None else int(core.bytes_in_flight))
 
     @property
     def lost(self) -> int:
-        return int(self._quic.lost)
+        core = self._quic.core
+        return 0 if core is None else int(core.loss_total)
 
     @property
     def rtt_s(self) -> float | None:
-        rtt: float | None = self._quic.smoothed_rtt
-        return rtt
+        core = self._quic.core
+        rtt_s: float | None = None if core is None else core.smoothed_rtt
+        return rtt_s
 
     @property
     def latest_rtt_s(self) -> float | None:
-        rtt: float | None = self._quic.latest_rtt
-        return rtt
+        core = self._quic.core
+        rtt_s: float | None = None if core is None else core.latest_rtt
+        return rtt_s

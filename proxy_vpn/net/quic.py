@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import (
@@ -48,6 +48,7 @@ TOGETHER_S, TOGETHER_BYTES = 0.0001, 64 * 1024
 PACKET_OVERHEAD_BYTES = 64
 MEASURES_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 # The backlog is refilled a chunk at a time: an engine takes turns between the streams it holds data of, packet by
@@ -118,7 +119,7 @@ class Link:
 
     def connect(self) -> None:
         """Begin the handshake and send its first flight."""
-        self._guard(lambda: self.engine.connect(self._loop.time()))
+        self._guard(self.engine.connect, self._loop.time())
         self.settle()
 
     def add_connection_id(self, connection_id: bytes) -> None:
@@ -203,16 +204,17 @@ class Link:
     def _settle(self) -> None:
         fed_bytes, self._fed_bytes = self._fed_bytes, 0
         self._has_news = False
-        self.engine.deliver(self._handler, self._loop.time())
+        now = self._loop.time()
+        self.engine.deliver(self._handler, now)
         if fed_bytes:
-            self._measure()
+            self._measure(now)
         lost = self.engine.lost
         if lost != self._lost:
             self._lost = lost
             if not self._pacer.queued(self.engine.rtt_s):
-                self.trains.expect_losses(self._loop.time())
+                self.trains.expect_losses(now)
         elif 0 < fed_bytes <= ANSWERED_BYTES and not self._has_something():
-            self._answer_until = self._answer_until or self._loop.time() + ACK_DELAY_S
+            self._answer_until = self._answer_until or now + ACK_DELAY_S
             self._timer.set(ACK_DELAY_S)
             return
         for _ in range(SEND_ROUNDS_LIMIT):
@@ -233,9 +235,9 @@ class Link:
             return False
         return self.engine.room > 0 and self._can_send() and self._in_time() and self._handler.room_available()
 
-    def _measure(self) -> None:
+    def _measure(self, now: float) -> None:
         pacer, latest_s = self._on_path(), self.engine.latest_rtt_s
-        if latest_s is None or latest_s == self._former_rtt_s or self._loop.time() < self._measures_from:
+        if latest_s is None or latest_s == self._former_rtt_s or now < self._measures_from:
             return
         self._former_rtt_s = None
         pacer.measured(latest_s)
@@ -340,7 +342,7 @@ class Link:
 
     def _collect(self) -> None:
         self._framed_bytes = 0
-        self._guard(lambda: self._outbox.extend(self.engine.transmit(self._loop.time())))
+        self._outbox += self._guard(self.engine.transmit, self._loop.time()) or ()
 
     def _send(self) -> None:
         if not self._can_send():
@@ -357,8 +359,8 @@ class Link:
             datagrams = [part for d in datagrams for part in self._sealed(d)]
             if not self._sent_first:
                 self._send_first(datagrams, path)
-        elif self.engine.size > self._size and any(len(datagram) > self._size for datagram in datagrams):
-            segment_bytes = self._size
+        elif max(map(len, datagrams)) > (datagram_bytes := self._size):
+            segment_bytes = datagram_bytes
             datagrams = self.trains.split(datagrams, segment_bytes, self._loop.time())
         size = sum(map(len, datagrams))
         self.sent_bytes += size
@@ -398,7 +400,7 @@ class Link:
         now = self._loop.time()
         if now >= self.keep_due:
             self._pinged_at = now
-            self._guard(lambda: self.engine.ping(0))
+            self._guard(self.engine.ping, 0)
             self.wake()
         if self._packets_since_update >= KEY_UPDATE_PACKETS:
             # An engine refuses while an earlier update is not answered yet: then the next call tries again.
@@ -424,12 +426,12 @@ class Link:
 
     def kick(self) -> None:
         """The path changed or came back: probe at once instead of after the engine's backed-off timeout."""
-        self._guard(lambda: self.engine.ping(0))
+        self._guard(self.engine.ping, 0)
         self._send()
         now, timer = self._loop.time(), None if self._closed else self.engine.timer()
         # Only with something unacknowledged is the timer a probe timeout; else it is the end of the connection.
         if timer is not None and timer - now < PROBE_TIMEOUT_LIMIT_S:
-            self._guard(lambda: self.engine.handle_timer(max(timer, now)))
+            self._guard(self.engine.handle_timer, max(timer, now))
         self.settle()
 
     def resize(self, datagram_bytes: int) -> None:
@@ -440,19 +442,21 @@ class Link:
     def close(self, code: int, reason: str) -> None:
         """Say goodbye in one packet and end; unsent data is dropped."""
         if not self._closed:
-            self._guard(lambda: self.engine.close(code, reason))
+            self._guard(self.engine.close, code, reason)
             self._send()
             self._end(reason)
 
-    def _guard(self, call: Callable[[], object]) -> None:
+    def _guard(self, call: Callable[..., _Result], *args: object) -> _Result | None:
+        """What a call of the engine returns; None if it failed."""
         try:
-            call()
+            return call(*args)
         except Exception as error:
             # As above: whatever an engine raises is the end of this one connection.
             if self._flushing:  # not amid the work of a flow that has just written
                 self._loop.call_soon(self._fail, error)
             else:
                 self._fail(error)
+            return None
 
     def _fail(self, error: Exception) -> None:
         _log.debug("engine %s failed: %r", self.engine.name, error)
@@ -484,5 +488,5 @@ class Link:
             self._timer.set(wait_s)  # it was meant for what has left since
             return
         if at is not None:
-            self._guard(lambda: self.engine.handle_timer(at))
+            self._guard(self.engine.handle_timer, at)
         self.settle()

@@ -233,7 +233,11 @@ class _Reader:
         return field
 
     def byte(self) -> int:
-        return self.take(1)[0]
+        at = self.offset
+        if at >= len(self._data):
+            raise _Incomplete
+        self.offset = at + 1
+        return self._data[at]
 
     def port(self) -> int:
         return int.from_bytes(self.take(2), "big")
