@@ -59,6 +59,7 @@ from proxy_vpn.mesh.roster import Peer
 from proxy_vpn.mesh.routes import Offer, Ways
 from proxy_vpn.mesh.session import Session
 from proxy_vpn.mesh.virtual import SHARED_SPACE, Addresses
+from proxy_vpn.net.busy_poll import BusyPollSelector
 from proxy_vpn.net.bypass import Bypass
 from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
@@ -482,7 +483,8 @@ def run(settings: Settings) -> int:
     keep_buffers()
     console = Console()
     console.take_logs(settings.verbosity)
-    asyncio.run(_run(settings, console))
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(BusyPollSelector())) as runner:
+        runner.run(_run(settings, console))
     return 0
 
 

@@ -17,6 +17,7 @@ from proxy_vpn.daemon.console import Console
 from proxy_vpn.daemon.node import Node
 from proxy_vpn.keys import NetworkKey
 from proxy_vpn.mesh.virtual import SHARED_SPACE
+from proxy_vpn.net.busy_poll import BusyPollSelector
 
 TAKEN = "another machine calls itself peer-b: it is peer-b-ab12 here - if peer-b was installed anew: pvpn forget peer-b"
 
@@ -44,6 +45,19 @@ def alone(state: Path, use: Callable[[Node], Coroutine[Any, Any, None]], **setti
 
     asyncio.run(main())
     return stream.getvalue().splitlines()
+
+
+def test_a_node_of_its_own_does_not_sleep_for_microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    selectors: list[object] = []
+
+    async def look(settings: Settings, console: Console) -> None:
+        selectors.append(vars(asyncio.get_running_loop())["_selector"])
+
+    monkeypatch.setattr(module, "_run", look)
+    monkeypatch.setattr(module, "keep_buffers", lambda: None)
+    monkeypatch.setattr(Console, "take_logs", lambda console, verbosity: None)
+    assert module.run(Settings(keys=(NetworkKey.generate("home"),), name="peer-a")) == 0
+    assert [type(one) for one in selectors] == [BusyPollSelector]
 
 
 def test_a_proxy_for_everybody_is_said_and_stays_in_the_status(state_dir: Path) -> None:
