@@ -377,7 +377,7 @@ class Streams:
 
     def pump(self) -> bool:
         """Give the engine one more chunk, of the flow whose turn it is; False if it got none."""
-        room = min(self.link.engine.room, self.link.chunk_bytes) if self._ready and not self.link.closed else 0
+        room = min(self.link.room, self.link.chunk_bytes) if self._ready and not self.link.closed else 0
         if room <= 0:
             return False
         flow = next(iter(self._ready))

@@ -46,6 +46,7 @@ WINDOW_PACKETS = 11
 UNPACED_PACKETS, SHORT_TURN_PACKETS = 33, 4
 TOGETHER_S, TOGETHER_BYTES = 0.0001, 64 * 1024
 PACKET_OVERHEAD_BYTES = 64
+HURRY_FLIGHT_BYTES = 384 * 1024
 MEASURES_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -233,7 +234,7 @@ class Link:
         """Have the engine given one more chunk, if it may leave now; whether it got one."""
         if self._closed or self._paced is not None or not self._handler.waits_for_room:
             return False
-        return self.engine.room > 0 and self._can_send() and self._in_time() and self._handler.room_available()
+        return self.room > 0 and self._can_send() and self._in_time() and self._handler.room_available()
 
     def _measure(self, now: float) -> None:
         pacer, latest_s = self._on_path(), self.engine.latest_rtt_s
@@ -300,9 +301,20 @@ class Link:
         """By us: an engine that does it itself has no `pace`."""
         return self._pacer.active and self.engine.pace is not None
 
+    @property
+    def room(self) -> int:
+        """How many bytes of stream data the engine may be given now.
+
+        Where nothing is paced, what is in flight waits in the peer's socket, and small messages wait behind it.
+        """
+        room = self.engine.room
+        if room > 0 and not self._pacer.active and TURNS.are_short(self._loop.time()):
+            return min(room, HURRY_FLIGHT_BYTES - self.engine.unacknowledged)
+        return room
+
     def takes(self, size: int) -> bool:
         """Whether the engine may be given so many bytes of stream data at once, past those that wait."""
-        room = self.engine.room
+        room = self.room
         return room >= size and (size <= self.chunk_bytes or not self._is_paced)
 
     def _can_send(self) -> bool:

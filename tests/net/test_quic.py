@@ -14,8 +14,9 @@ from proxy_vpn.errors import WireError
 from proxy_vpn.net.demux import LinkReceiver
 from proxy_vpn.net.engine import DATAGRAM_BURST_BYTES, LONG_HEADER_BIT, initial_destination, long_destination
 from proxy_vpn.net.engines import engine_factory
-from proxy_vpn.net.quic import INTERNAL_ERROR, KEEPALIVE_S, OUR_MISTAKE, Link
+from proxy_vpn.net.quic import HURRY_FLIGHT_BYTES, INTERNAL_ERROR, KEEPALIVE_S, OUR_MISTAKE, Link
 from proxy_vpn.net.trains import Parts
+from proxy_vpn.net.turns import Turns
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import NONCE_BYTES, OVERHEAD_BYTES, SealKey
 from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES
@@ -26,7 +27,7 @@ from tests.support.virtual_loop import run_virtually
 
 SEAL = SealKey(b"\x07" * 32)
 HERE, THERE, ELSEWHERE = (Address(f"10.0.0.{number}", 4000) for number in (1, 2, 3))
-DATAGRAM_BYTES = 1452
+DATAGRAM_BYTES, CHUNK_BYTES = 1452, 8 * 1024
 PARTS = -(-(LARGE + TRAILER_BYTES) // (DATAGRAM_BYTES - HEADER_BYTES))
 pairings = pytest.mark.parametrize("engines", PAIRINGS)
 
@@ -273,6 +274,39 @@ def test_packets_larger_than_datagrams_go_as_trains_and_frames_alone(engines: tu
                 await asyncio.sleep(1.0)
                 assert len(far.datagrams) == 5
                 assert sum(len(datagram) > len(frame) for _, _, datagram in wire.seen) == 5
+
+    run_virtually(main())
+
+
+@pairings
+@pytest.mark.parametrize(
+    ("latency_s", "hurried", "bounded"), [(0.0004, True, True), (0.0004, False, False), (0.01, True, False)]
+)
+def test_little_is_in_flight_on_a_short_way_while_somebody_sends_small_messages(
+    engines: tuple[str, str], latency_s: float, hurried: bool, bounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, flights = Turns(), [0]
+    monkeypatch.setattr("proxy_vpn.net.quic.TURNS", turns)
+
+    class Hurried(Handler):
+        def room_available(self) -> bool:
+            loop = asyncio.get_running_loop()
+            if hurried:
+                turns.hurry(loop.time())
+            more = super().room_available()
+            flights.append(self.link.engine.unacknowledged)
+            return more
+
+    async def main() -> None:
+        async with connected(engines, LARGE) as (wire, _, _, client, server):
+            wire.latency_s = latency_s
+            client.__class__ = Hurried
+            stream_id = client.link.engine.open_stream()
+            client.feed = [(stream_id, bytes(CHUNK_BYTES), number == 999) for number in range(1000)]
+            client.link.wake()
+            await server.until_ended(stream_id)
+            assert len(server.data[stream_id]) == 1000 * CHUNK_BYTES
+            assert (max(flights) <= HURRY_FLIGHT_BYTES + CHUNK_BYTES) is bounded
 
     run_virtually(main())
 
