@@ -65,6 +65,7 @@ class ManyReceiver:
         count = DATAGRAMS_LIMIT
         self._call = ctypes.CDLL(None, use_errno=True).recvmmsg
         self._data = bytearray(count * size)
+        self._view = memoryview(self._data)  # a slice of the array itself would be one more copy
         # Pages that nothing is written to take no memory. The heap would give, and clear, what was used before.
         self._longer = mmap.mmap(-1, count * DATAGRAM_BYTES)
         self._names = bytearray(count * _ADDRESS_BYTES)
@@ -110,16 +111,16 @@ class ManyReceiver:
         for index in others:
             end = index * size + (lengths[index] if lengths[index] < size else 0)
             if end > start * size:
-                yield Received(bytes(self._data[start * size : end]), size, name, control)
+                yield Received(bytes(self._view[start * size : end]), size, name, control)
             if lengths[index] > size:
                 yield self._single(index, lengths[index])
             start = index + 1
         if start < len(lengths):
-            yield Received(bytes(self._data[start * size : len(lengths) * size]), size, name, control)
+            yield Received(bytes(self._view[start * size : len(lengths) * size]), size, name, control)
 
     def _single(self, index: int, length: int) -> Received:
         own, rest = index * self.size, index * DATAGRAM_BYTES
-        data = bytes(self._data[own : own + min(length, self.size)])
+        data = bytes(self._view[own : own + min(length, self.size)])
         if length > self.size:
             data += self._longer[rest : rest + length - self.size]
         name = bytes(self._names[index * _ADDRESS_BYTES : (index + 1) * _ADDRESS_BYTES])
