@@ -19,7 +19,7 @@ from proxy_vpn.net.turns import TURNS
 BUSY_S: Final = 0.0002
 VAIN_SHARE, VAIN_LIMIT_S = 0.05, 0.01
 _Ready = list[tuple[selectors.SelectorKey, int]]
-_let_others_run: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
+_let_others_run: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 
 class BusyPollSelector(selectors.DefaultSelector):
