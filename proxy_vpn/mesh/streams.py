@@ -88,7 +88,7 @@ class Streams:
     def has_room(self, size: int) -> bool:
         if self.link.closed:
             return False
-        return self.link.takes(size) or (size <= SMALL_WRITE_BYTES and self.link.engine.room > -SMALL_BACKLOG_BYTES)
+        return self.link.takes(size) or (size <= SMALL_WRITE_BYTES and self.link.room > -SMALL_BACKLOG_BYTES)
 
     @property
     def is_clear(self) -> bool:

@@ -229,6 +229,7 @@ class _Connection(QuicConnection):
         self._heard_small = len(data) <= _SHORT_BYTES
         report = self.core.receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
         self.frames.is_due = True
+        self._drain_core()
         return bool(report[_ACCEPTED])
 
     @property
@@ -266,9 +267,8 @@ class Qh3Engine(Engine):
 
     def deliver(self, handler: EngineHandler, now: float) -> None:
         quic = self._quic
-        if quic.core is not None:
-            if quic.frames.aside:
-                self._drained += self._poll(now)
+        if quic.core is not None and quic.frames.aside:
+            self._drained += self._poll(now)
             quic.drain()
         super().deliver(handler, now)
 

@@ -21,6 +21,7 @@ from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import (
     HANDSHAKE_DATAGRAM_BYTES,
     LONG_HEADER_BIT,
+    ROOM_LEAST_BYTES,
     Engine,
     EngineHandler,
 )
@@ -309,7 +310,8 @@ class Link:
         """
         room = self.engine.room
         if room > 0 and not self._pacer.active and TURNS.are_short(self._loop.time()):
-            return min(room, HURRY_FLIGHT_BYTES - self.engine.unacknowledged)
+            left = HURRY_FLIGHT_BYTES - self.engine.unacknowledged
+            return min(room, left if left >= ROOM_LEAST_BYTES else min(left, 0))
         return room
 
     def takes(self, size: int) -> bool:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-DATAGRAMS_LIMIT = 66  # whole trains of eleven (wire.train), as a sender gives them to its kernel
+DATAGRAMS_LIMIT = 66  # six trains of eleven (wire.train)
 DATAGRAM_BYTES = 65535
 ANCILLARY_BYTES = 64
 _ADDRESS_BYTES = 28

@@ -17,8 +17,10 @@ from proxy_vpn.mesh.credit import IMPLIED_CREDIT_BYTES
 from proxy_vpn.mesh.flow import Flow
 from proxy_vpn.mesh.openings import Incoming, IncomingTcp, IncomingUdp
 from proxy_vpn.mesh.session import AUTH_TIMEOUT_S, State
-from proxy_vpn.mesh.streams import OPEN_TIMEOUT_S, OVERRUNS_LIMIT
+from proxy_vpn.mesh.streams import OPEN_TIMEOUT_S, OVERRUNS_LIMIT, SMALL_BACKLOG_BYTES, SMALL_WRITE_BYTES
 from proxy_vpn.mesh.udp_flow import UdpFlow
+from proxy_vpn.net.quic import HURRY_FLIGHT_BYTES
+from proxy_vpn.net.turns import Turns
 from proxy_vpn.wire.messages import Credit, Open, Peers, encode_control, encode_open
 from tests.support.engine_pair import PAIRINGS
 from tests.support.mesh_world import Member, StreamSink, Wire, ordered, pause, two_members
@@ -27,6 +29,7 @@ from tests.support.virtual_loop import run_virtually
 pairings = pytest.mark.parametrize("engines", PAIRINGS)
 same_engines = pytest.mark.parametrize("engines", [("qh3", "qh3"), ("aioquic", "aioquic")])
 Engines = tuple[str, str]
+BULK_BYTES, STEPS = 20_000_000, 40
 Scene = Callable[[Wire, Member, Member], Coroutine[Any, Any, None]]
 
 
@@ -344,6 +347,41 @@ def test_stopping_waits_for_what_was_written_to_arrive(engines: Engines, loss: f
         wire.loss = 0.0
 
     play(engines, scene)
+
+
+@same_engines
+def test_flows_leave_little_in_flight_on_a_short_way_while_small_messages_are_sent(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hurried(Turns):
+        def are_short(self, now: float) -> bool:
+            return True
+
+    monkeypatch.setattr("proxy_vpn.net.quic.TURNS", Hurried())
+
+    async def scene(wire: Wire, one: Member, two: Member) -> None:
+        bulk, steps, small = [await one.open_tcp(two) for _ in range(3)]
+        engine, flights = one.session(two).link.engine, [0]
+
+        def see(source: Address, target: Address, datagram: bytes) -> bool:
+            flights.append(engine.unacknowledged)
+            return False
+
+        wire.drops = see
+        bulk.flow.write(bytes(BULK_BYTES))
+        for _ in range(STEPS):
+            steps.flow.write(bytes(60_000))
+            for _ in range(15):
+                small.flow.write(bytes(SMALL_WRITE_BYTES))
+            await pause(0.001)
+        for sink in (bulk, steps, small):
+            sink.flow.write_eof()
+        for number in range(1, 4):
+            await (await two.until_sink(number)).until(lambda sink: "eof" in sink.events)
+        most = HURRY_FLIGHT_BYTES + SMALL_BACKLOG_BYTES + 2 * SMALL_WRITE_BYTES
+        assert HURRY_FLIGHT_BYTES / 2 < max(flights) < most
+
+    play(engines, scene, latency_s=0.0004)
 
 
 def test_stopping_takes_no_new_flows_and_waits_two_seconds_for_open_ones() -> None:

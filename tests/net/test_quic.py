@@ -371,6 +371,20 @@ def test_a_mistake_of_ours_costs_that_connection_alone_and_is_named(
     run_virtually(main())
 
 
+def test_what_a_peers_bytes_make_an_engine_raise_is_no_mistake_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with connected(("qh3", "qh3")) as (_, _, _, client, server):
+            quic = server.link.engine._quic
+            quic.core.send_crypto(3, 0, b"\x04\0\0\1x")  # a NEW_SESSION_TICKET that is cut short
+            quic.frames.is_due = True
+            server.link.wake()
+            await client.until(lambda handler: handler.closed)
+            assert client.closed == ["engine error BufferReadError"]
+            assert not [record for record in caplog.records if record.name.startswith("proxy_vpn") and record.exc_info]
+
+    run_virtually(main())
+
+
 @pairings
 def test_a_goodbye_ends_both_ends_once_and_forgets_their_ids(engines: tuple[str, str]) -> None:
     async def main() -> None:
