@@ -21,6 +21,7 @@ from proxy_vpn.mesh.session import Session
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.udp import UdpSocket
+from proxy_vpn.wire.messages import Reach
 from tests.support.engine_pair import PAIRINGS
 from tests.support.mesh_world import Changes, StreamSink, identity
 
@@ -55,6 +56,9 @@ class Device:
 
     def warning(self, text: str) -> None:
         self.warnings.append(text)
+
+    def reach(self) -> Reach:
+        return Reach("none", True, False)
 
     def flow_offered(self, peer: Peer, offer: Incoming) -> None:
         assert isinstance(offer, IncomingTcp)
