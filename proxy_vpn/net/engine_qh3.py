@@ -123,11 +123,9 @@ class _Frames:
 class _Connection(QuicConnection):
     """qh3's connection with a validated peer, our limits and no logging."""
 
-    core: Any = None
-
     def _create_core(self, remote_addr: Any, initial_dcid: bytes, now: float) -> None:
         configuration = self._configuration
-        self.core = self._core = QuicConnectionCore(
+        self._core = QuicConnectionCore(
             self._is_client,
             _QUIC_V1,
             ("0.0.0.0", 0),
@@ -186,7 +184,7 @@ class _Connection(QuicConnection):
     @property
     def next_timer(self) -> tuple[str, float] | None:
         """What the core wants to be called for, and when."""
-        timer: tuple[str, float] | None = None if self.core is None else self.core.get_timer()
+        timer: tuple[str, float] | None = None if self._core is None else self._core.get_timer()
         return timer
 
     def get_timer(self) -> float | None:
@@ -220,17 +218,13 @@ class _Connection(QuicConnection):
         if not self._handshake_complete or not self.frames.aside:
             super()._drain_core()
 
-    def drain(self) -> None:
-        """Take the core's events, unless frames may be aside."""
-        self._drain_core()
-
     def receive_segments(self, data: bytes, segment_bytes: int, now: float) -> bool:
         """GRO buffers go to the native core whole; True if it accepted a packet."""
         self._heard_small = len(data) <= _SHORT_BYTES
-        report = self.core.receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
+        report = self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
         self.frames.is_due = True
         self._drain_core()
-        return bool(report[_ACCEPTED])
+        return report[_ACCEPTED] > 0
 
     @property
     def is_established(self) -> bool:
@@ -267,9 +261,9 @@ class Qh3Engine(Engine):
 
     def deliver(self, handler: EngineHandler, now: float) -> None:
         quic = self._quic
-        if quic.core is not None and quic.frames.aside:
+        if quic._core is not None and quic.frames.aside:
             self._drained += self._poll(now)
-            quic.drain()
+            quic._drain_core()
         super().deliver(handler, now)
 
     def send_datagram(self, frame: bytes) -> None:
@@ -282,13 +276,13 @@ class Qh3Engine(Engine):
 
     @property
     def window(self) -> int:
-        core = self._quic.core
+        core = self._quic._core
         return 0 if core is None else int(core.congestion_window)
 
     @property
     def _window_room(self) -> int:
         """How much more the congestion window lets out now."""
-        core = self._quic.core
+        core = self._quic._core
         return 0 if core is None else int(core.congestion_window - core.bytes_in_flight)
 
     def transmit(self, now: float) -> list[bytes]:
@@ -300,9 +294,9 @@ class Qh3Engine(Engine):
 
     def _poll(self, now: float) -> list[bytes]:
         quic = self._quic
-        if quic.core is None or not quic.frames.is_due:
+        if quic._core is None or not quic.frames.is_due:
             return []
-        poll, frames = quic.core.poll_transmit, quic.frames
+        poll, frames = quic._core.poll_transmit, quic.frames
         datagrams, all_in = [], False
         if frames.polling():
             quic.lossy_until = now + _LOSSY_S
@@ -333,9 +327,9 @@ class Qh3Engine(Engine):
     def backlog(self) -> int:
         # What get_send_buffer_size tells, without its checks.
         quic = self._quic
-        if quic.core is None or quic._close_event is not None or not quic._pre_handshake_state_replayed:
+        if quic._core is None or quic._close_event is not None or not quic._pre_handshake_state_replayed:
             return int(quic.get_send_buffer_size())
-        return int(quic.core.get_send_buffer_size(None))
+        return int(quic._core.get_send_buffer_size(None))
 
     @property
     def room(self) -> int:
@@ -346,7 +340,7 @@ class Qh3Engine(Engine):
     @property
     def pace(self) -> tuple[int, float | None, bool] | None:
         # Its own pacer lets a whole window out at once.
-        core = self._quic.core
+        core = self._quic._core
         return None if core is None else (core.congestion_window, core.smoothed_rtt, not core.loss_total)
 
     @property
@@ -356,22 +350,22 @@ class Qh3Engine(Engine):
 
     @property
     def unacknowledged(self) -> int:
-        core = self._quic.core
+        core = self._quic._core
         return self.backlog + (0 if core is None else int(core.bytes_in_flight))
 
     @property
     def lost(self) -> int:
-        core = self._quic.core
+        core = self._quic._core
         return 0 if core is None else int(core.loss_total)
 
     @property
     def rtt_s(self) -> float | None:
-        core = self._quic.core
+        core = self._quic._core
         rtt_s: float | None = None if core is None else core.smoothed_rtt
         return rtt_s
 
     @property
     def latest_rtt_s(self) -> float | None:
-        core = self._quic.core
+        core = self._quic._core
         rtt_s: float | None = None if core is None else core.latest_rtt
         return rtt_s

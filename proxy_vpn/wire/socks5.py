@@ -233,11 +233,7 @@ class _Reader:
         return field
 
     def byte(self) -> int:
-        at = self.offset
-        if at >= len(self._data):
-            raise _Incomplete
-        self.offset = at + 1
-        return self._data[at]
+        return self.take(1)[0]
 
     def port(self) -> int:
         return int.from_bytes(self.take(2), "big")

@@ -375,7 +375,7 @@ def test_what_a_peers_bytes_make_an_engine_raise_is_no_mistake_of_ours(caplog: p
     async def main() -> None:
         async with connected(("qh3", "qh3")) as (_, _, _, client, server):
             quic = server.link.engine._quic
-            quic.core.send_crypto(3, 0, b"\x04\0\0\1x")  # a NEW_SESSION_TICKET that is cut short
+            quic._core.send_crypto(3, 0, b"\x04\0\0\1x")  # a NEW_SESSION_TICKET that is cut short
             quic.frames.is_due = True
             server.link.wake()
             await client.until(lambda handler: handler.closed)
