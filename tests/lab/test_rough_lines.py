@@ -127,10 +127,11 @@ def test_a_long_cut_resets_flows_and_the_peer_is_back_with_the_line(lab: Lab, ke
         pair.check(client, "get", SIZE_BYTES)
 
 
-def test_a_black_hole_that_appears_only_pauses_a_transfer(lab: Lab, key: Path) -> None:
+@pytest.mark.parametrize("flowing", (r"^at ", r"^at \S+ \d{6}"), ids=("in its first round trips", "as it flows"))
+def test_a_black_hole_that_appears_only_pauses_a_transfer(lab: Lab, key: Path, flowing: str) -> None:
     pair = Pair(lab, key).meet(**BROADBAND)
     client = pair.a.exchange("follow", "peer-b", EXCHANGE_PORT)
-    client.wait_for(r"^at \S+ \d{6}")  # it flows
+    client.wait_for(flowing)
     pair.wire.set(largest_bytes=1300)
     began = pair.wire.counts()["in"].carried_bytes
     _check_silent(pair.a, "^- peer-b", MENDED_S)

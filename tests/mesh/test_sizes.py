@@ -11,6 +11,7 @@ from tests.support.mesh_world import Member, StreamSink, Wire, ordered, pause, t
 
 BULK_BYTES = 400_000
 SMALL_BYTES = 1300
+FOUND_S = 4.0
 WHO = tuple(zip(ordered(1, 2), ("one", "two"), ("10.0.0.1", "10.0.0.2"), strict=True))
 
 
@@ -42,6 +43,20 @@ def test_a_black_hole_lowers_the_connection_and_nothing_is_lost(engines: tuple[s
             await far.until(lambda sink: len(sink.data) == 2 * BULK_BYTES, 10.0)
             assert not one.lost and not two.lost
             assert one.session(two).link.datagram_bytes <= SMALL_BYTES
+
+    play(scene)
+
+
+@pytest.mark.parametrize("age_s", (0.0, 2.0, 4.5))
+def test_a_black_hole_is_found_within_a_few_seconds_whenever_it_appears(age_s: float) -> None:
+    async def scene(_: Wire) -> None:
+        async with two_members() as (wire, one, two):
+            await pause(age_s)
+            near, far = await send_bulk(one, two)
+            await far.until_received(1)
+            narrow(wire)
+            near.flow.write(bytes(BULK_BYTES))
+            await far.until(lambda sink: len(sink.data) == 2 * BULK_BYTES, FOUND_S)
 
     play(scene)
 
