@@ -15,8 +15,10 @@ packet that QUIC does not open.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, islice
 
 CONNECTION_ID_BYTES = 8
 HEADER_BYTES = 13
@@ -41,6 +43,7 @@ SHORT_FIRST, _LONG_FIRST = bytes(range(0x40, 0x80)), bytes(range(0xC0, 0x100))
 _ORDERS = [bytes((index << 4) | count for index in range(count)) for count in range(COUNT_LIMIT + 1)]
 _PLACES = [[order[index : index + 1] for index in range(len(order))] for order in _ORDERS]
 _DONE_REMEMBERED = 64
+_LENGTHS_REMEMBERED = 256
 
 
 def train_id(connection_id: bytes) -> bytes:
@@ -68,16 +71,17 @@ class Splitter:
         padding = count * size - len(packet) - TRAILER_BYTES
         if padding > size // PADDING_SHARE and size - padding >= TRAILER_BYTES and not parity:
             padding = 0
-        packet = b"".join((packet, bytes(padding), padding.to_bytes(TRAILER_BYTES, "big")))
+        end = bytes(padding) + padding.to_bytes(TRAILER_BYTES, "big")
+        if len(packet) < (count - 1) * size:  # the end begins a part earlier
+            packet, end = packet + end[:1], end[1:]
+        parts = [*_cutter(size, count, len(packet))(packet)]
+        parts[-1] += end
         self._number = (self._number + 1) % _NUMBERS
-        head = _FIXED_BIT + _train_of(packet) + self._number.to_bytes(3, "big")
-        pieces: list[bytes] = []
-        start = 0
-        for place in _PLACES[count]:
-            pieces += (head, place, packet[start : start + size])
-            start += size
+        pieces = [_FIXED_BIT + _train_of(packet) + self._number.to_bytes(3, "big")] * (3 * count)
+        pieces[1::3] = _PLACES[count]
+        pieces[2::3] = parts
         if parity:
-            pieces += (head, bytes(((count << 4) | count,)), _xor(pieces[2::3], size))
+            pieces += (pieces[0], bytes(((count << 4) | count,)), _xor(parts, size))
         return b"".join(pieces)
 
 
@@ -208,18 +212,30 @@ def _whole_trains(places: bytes, numbers: bytes, at: int, count: int, full: int)
 
 def _joined(data: bytes, segment_bytes: int, count: int) -> Iterator[tuple[bytes, int]]:
     """The packets of whole trains of `count` parts, laid end to end if they are of one length, and that length."""
-    view, train_bytes = memoryview(data), count * segment_bytes
-    parts = [view[start + HEADER_BYTES : start + segment_bytes] for start in range(0, len(data), segment_bytes)]
+    train_bytes = count * segment_bytes
     trailers = {data[end - TRAILER_BYTES : end] for end in range(train_bytes, len(data) + 1, train_bytes)}
-    if len(data) > train_bytes and len(trailers) == 1:
+    if len(trailers) == 1:
         over = int.from_bytes(trailers.pop(), "big") + TRAILER_BYTES
         if over < segment_bytes - HEADER_BYTES:
-            parts[count - 1 :: count] = [part[:-over] for part in parts[count - 1 :: count]]
+            parts = chain.from_iterable(_parts(segment_bytes, count, over).iter_unpack(data))
             yield b"".join(parts), train_bytes - count * HEADER_BYTES - over
             return
-    for start in range(0, len(parts), count):
-        packet = _trimmed(b"".join(parts[start : start + count]))
+    for train in cut(data, train_bytes):
+        packet = _trimmed(b"".join([datagram[HEADER_BYTES:] for datagram in cut(train, segment_bytes)]))
         yield packet, len(packet)
+
+
+@lru_cache(maxsize=_LENGTHS_REMEMBERED)
+def _parts(segment_bytes: int, count: int, over: int) -> struct.Struct:
+    """Of a train of `count` datagrams: their parts, without `over` bytes of the last."""
+    part_bytes = segment_bytes - HEADER_BYTES
+    return struct.Struct(f"{HEADER_BYTES}x{part_bytes}s" * (count - 1) + f"{HEADER_BYTES}x{part_bytes - over}s{over}x")
+
+
+@lru_cache(maxsize=_LENGTHS_REMEMBERED)
+def _cutter(size: int, count: int, packet_bytes: int) -> Callable[[bytes], tuple[bytes, ...]]:
+    """What cuts a packet of such a length into `count` parts, all but the last of `size` bytes."""
+    return struct.Struct(f"{size}s" * (count - 1) + f"{packet_bytes - (count - 1) * size}s").unpack
 
 
 def _train_of(packet: bytes) -> bytes:
