@@ -20,7 +20,6 @@ from proxy_vpn.mesh.duplex import Sink
 from proxy_vpn.mesh.tap import Kind, Line
 from proxy_vpn.net.turns import SMALL_BYTES, TURNS
 
-CHUNK_BYTES = 64 * 1024
 RESET_CODE = 1
 
 
@@ -105,8 +104,7 @@ class Flow:
         ):
             self._send(data, False)
             return
-        view = memoryview(data)
-        self._pending.extend(view[at : at + CHUNK_BYTES] for at in range(0, len(view), CHUNK_BYTES))
+        self._pending.append(memoryview(data))
         self._become_ready()
 
     def _note_size(self, size: int) -> None:

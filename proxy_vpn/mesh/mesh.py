@@ -404,7 +404,7 @@ class Mesh:
             now=self._loop.time,
             on_switch=lambda path: self._switched(session, path),
             on_return=lambda: session.link.kick(),
-            on_rtt=lambda rtt_s: session.link.measured(rtt_s),
+            on_rtt=lambda rtt_s: session.link.supply.measured(rtt_s),
         )
         session.sizes = SizeCheck(
             session.paths,
@@ -440,7 +440,7 @@ class Mesh:
         return began if session.started_at - began < SEARCH_S else session.started_at
 
     def _switched(self, session: Session, path: Path) -> None:
-        session.link.path = path
+        session.link.move(path)
         if session.sizes is not None:
             session.sizes.path_changed()
         session.link.kick()

@@ -133,7 +133,7 @@ class Relay:
         leg.count += 1
         to = leg.other
         try:
-            frames = datagram_frames(to.number, leg.count, datagram, to.session.link.frame_limit, relayed=True)
+            frames = datagram_frames(to.number, leg.count, datagram, to.session.link.supply.frame_limit, relayed=True)
         except WireError:
             return
         to.session.link.send_datagrams(frames)

@@ -80,7 +80,7 @@ class Streams:
 
     @property
     def rtt_s(self) -> float | None:
-        return self.link.least_rtt_s
+        return self.link.supply.least_rtt_s
 
     def now(self) -> float:
         return self._loop.time()
@@ -88,7 +88,8 @@ class Streams:
     def has_room(self, size: int) -> bool:
         if self.link.closed:
             return False
-        return self.link.takes(size) or (size <= SMALL_WRITE_BYTES and self.link.room > -SMALL_BACKLOG_BYTES)
+        supply = self.link.supply
+        return supply.takes(size) or (size <= SMALL_WRITE_BYTES and supply.room > -SMALL_BACKLOG_BYTES)
 
     @property
     def is_clear(self) -> bool:
@@ -145,7 +146,7 @@ class Streams:
     def send_flow_datagram(self, stream_id: int, payload: bytes) -> None:
         if self.link.closed:
             return
-        self.link.send_datagrams(self._datagrams.frames(stream_id, payload, self.link.frame_limit, self.now()))
+        self.link.send_datagrams(self._datagrams.frames(stream_id, payload, self.link.supply.frame_limit, self.now()))
 
     # --- opening and answering ----------------------------------------------------------------------------------
 
@@ -377,7 +378,8 @@ class Streams:
 
     def pump(self) -> bool:
         """Give the engine one more chunk, of the flow whose turn it is; False if it got none."""
-        room = min(self.link.room, self.link.chunk_bytes) if self._ready and not self.link.closed else 0
+        supply = self.link.supply
+        room = min(supply.room, supply.chunk_bytes) if self._ready and not self.link.closed else 0
         if room <= 0:
             return False
         flow = next(iter(self._ready))

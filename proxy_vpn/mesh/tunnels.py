@@ -96,7 +96,7 @@ class Tunnel:
         for datagram in datagrams:
             self.count += 1
             try:
-                frames = datagram_frames(self.number, self.count, datagram, link.frame_limit, relayed=True)
+                frames = datagram_frames(self.number, self.count, datagram, link.supply.frame_limit, relayed=True)
             except WireError:
                 continue
             link.send_datagrams(frames)

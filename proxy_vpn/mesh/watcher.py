@@ -42,7 +42,7 @@ class Watcher:
         if self._now() - session.link.received_at > SILENCE_S:
             sizes.check()
         link = session.link
-        sizes.tick(min(link.datagram_bytes, link.engine.size), link.engine.unacknowledged > 0)
+        sizes.tick(min(link.supply.datagram_bytes, link.engine.size), link.engine.unacknowledged > 0)
         if paths.suspect is not session.racing:
             session.racing = paths.suspect
             if session.racing:
@@ -67,7 +67,7 @@ class Watcher:
         waits = paths.rtt_s is None or session.racing or link.awaits_answer or link.engine.unacknowledged > 0
         if waits or len(session.streams) or session.streams.awaits_ends:
             return 0.0
-        return min(link.keep_due, sizes.due(min(link.datagram_bytes, link.engine.size)))
+        return min(link.keep_due, sizes.due(min(link.supply.datagram_bytes, link.engine.size)))
 
     def _listen(self, session: Session, paths: PathMonitor) -> None:
         """Ask once whenever a flow's packets stop to come, and everybody when somebody has stopped to answer.

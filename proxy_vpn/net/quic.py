@@ -18,20 +18,13 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from proxy_vpn.net.demux import Demultiplexer
-from proxy_vpn.net.engine import (
-    HANDSHAKE_DATAGRAM_BYTES,
-    LONG_HEADER_BIT,
-    ROOM_LEAST_BYTES,
-    Engine,
-    EngineHandler,
-)
+from proxy_vpn.net.engine import LONG_HEADER_BIT, Engine, EngineHandler
 from proxy_vpn.net.engine_timer import EngineTimer
-from proxy_vpn.net.pacer import Pacer
+from proxy_vpn.net.supply import Supply
 from proxy_vpn.net.trains import Trains
-from proxy_vpn.net.turns import TURNS
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import OVERHEAD_BYTES
-from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES, cut, train_id
+from proxy_vpn.wire.train import cut, train_id
 
 KEY_UPDATE_PACKETS = 1 << 22
 KEEPALIVE_S = 20.0
@@ -43,18 +36,9 @@ RESEND_FIRST_S = (0.2, 0.4)
 ANSWERED_BYTES = 1200
 ACK_DELAY_S = 0.001  # the least of what engines wait with an acknowledgement
 LOSS_LEAST_S = 0.025  # and before they take a packet for lost (RFC 9002, section 6.2.1: the peer's own delay)
-WINDOW_PACKETS = 11
-UNPACED_PACKETS, SHORT_TURN_PACKETS = 33, 4
 TOGETHER_S, TOGETHER_BYTES = 0.0001, 64 * 1024
-PACKET_OVERHEAD_BYTES = 64
-HURRY_FLIGHT_BYTES = 384 * 1024
-MEASURES_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
-
-
-# The backlog is refilled a chunk at a time: an engine takes turns between the streams it holds data of, packet by
-# packet, and packets of one stream in a row are what the receiving side can join into few, large reads.
 
 
 class LinkHandler(EngineHandler, Protocol):
@@ -88,11 +72,11 @@ class Link:
     ) -> None:
         self.engine = engine
         self.path: Path | None = path
-        self.datagram_bytes = datagram_bytes
         self._demux = demux
         self._handler = handler
         self._seal = seal
         self._loop = asyncio.get_running_loop()
+        self.supply = Supply(engine, self._loop.time, path, datagram_bytes)
         self._ids: set[bytes] = set()
         self.trains = Trains(self)
         self._outbox: list[bytes] = []
@@ -105,10 +89,6 @@ class Link:
         self._has_news = False
         self._answer_until = 0.0
         self._flushed_at = 0.0
-        self._pacer = Pacer()
-        self._paced_path: Path | None = path
-        self._measures_from = 0.0
-        self._former_rtt_s: float | None = None
         self._paced: asyncio.TimerHandle | None = None
         self._wake: asyncio.Handle | None = None
         self._packets_since_update = 0
@@ -209,11 +189,11 @@ class Link:
         now = self._loop.time()
         self.engine.deliver(self._handler, now)
         if fed_bytes:
-            self._measure(now)
+            self.supply.measure(now)
         lost = self.engine.lost
         if lost != self._lost:
             self._lost = lost
-            if not self._pacer.queued(self.engine.rtt_s):
+            if not self.supply.is_queued:
                 self.trains.expect_losses(now)
         elif 0 < fed_bytes <= ANSWERED_BYTES and not self._has_something():
             self._answer_until = self._answer_until or now + ACK_DELAY_S
@@ -235,14 +215,7 @@ class Link:
         """Have the engine given one more chunk, if it may leave now; whether it got one."""
         if self._closed or self._paced is not None or not self._handler.waits_for_room:
             return False
-        return self.room > 0 and self._can_send() and self._in_time() and self._handler.room_available()
-
-    def _measure(self, now: float) -> None:
-        pacer, latest_s = self._on_path(), self.engine.latest_rtt_s
-        if latest_s is None or latest_s == self._former_rtt_s or now < self._measures_from:
-            return
-        self._former_rtt_s = None
-        pacer.measured(latest_s)
+        return self.supply.room > 0 and self._can_send() and self._in_time() and self._handler.room_available()
 
     def _has_something(self) -> bool:
         """Whether more than an acknowledgement may be sent now; that alone waits for an answer to go with, a while."""
@@ -250,10 +223,7 @@ class Link:
 
     def _in_time(self) -> bool:
         """Whether more stream data may leave now; if not, it is tried again when it may."""
-        pace = self.engine.pace
-        if pace is None:
-            return True
-        wait_s = self._pacer.wait_s(self._loop.time(), *pace)
+        wait_s = self.supply.wait_s()
         if wait_s:
             self._paced = self._loop.call_later(wait_s, self._pace)
         return not wait_s
@@ -262,91 +232,22 @@ class Link:
         self._paced = None
         self.settle()
 
-    def measured(self, rtt_s: float) -> None:
-        """A round trip on the current path was measured past the engine."""
-        self._on_path().measured(rtt_s)
-
-    @property
-    def least_rtt_s(self) -> float | None:
-        """The least round trip measured on the current path: without the queues that our own windows make."""
-        return self._on_path().least_rtt_s
-
-    def _on_path(self) -> Pacer:
-        """The pacer of the current path; what the engine measures right after a change is still the old path's."""
-        if self.path != self._paced_path:
-            self._paced_path, self._pacer = self.path, Pacer()
-            self._measures_from = self._loop.time() + MEASURES_AFTER_S
-            self._former_rtt_s = self.engine.latest_rtt_s
-        return self._pacer
-
-    @property
-    def chunk_bytes(self) -> int:
-        """How much stream data the engine is to get before it is asked for packets: what fills one, or a few of them.
-
-        A packet is no larger than a small part of the congestion window, so that slow lines carry small ones.
-        """
-        size, largest = self._size, self.engine.size
-        whole = size - HEADER_BYTES - TRAILER_BYTES
-        parts = self.engine.window // (WINDOW_PACKETS * size)
-        if largest <= size or parts < 2 or self.path is None or self.path.remote.relayed:
-            return min(largest, size) - PACKET_OVERHEAD_BYTES
-        if parts * whole < largest:
-            return parts * whole - PACKET_OVERHEAD_BYTES
-        if self._is_paced:
-            return largest - PACKET_OVERHEAD_BYTES
-        packets = SHORT_TURN_PACKETS if TURNS.are_short(self._loop.time()) else UNPACED_PACKETS
-        return (largest - PACKET_OVERHEAD_BYTES) * packets
-
-    @property
-    def _is_paced(self) -> bool:
-        """By us: an engine that does it itself has no `pace`."""
-        return self._pacer.active and self.engine.pace is not None
-
-    @property
-    def room(self) -> int:
-        """How many bytes of stream data the engine may be given now.
-
-        Where nothing is paced, what is in flight waits in the peer's socket, and small messages wait behind it.
-        """
-        room = self.engine.room
-        if room > 0 and not self._pacer.active and TURNS.are_short(self._loop.time()):
-            left = HURRY_FLIGHT_BYTES - self.engine.unacknowledged
-            return min(room, left if left >= ROOM_LEAST_BYTES else min(left, 0))
-        return room
-
-    def takes(self, size: int) -> bool:
-        """Whether the engine may be given so many bytes of stream data at once, past those that wait."""
-        room = self.room
-        return room >= size and (size <= self.chunk_bytes or not self._is_paced)
-
     def _can_send(self) -> bool:
         return self.path is not None and not self._demux.congested(self.path)
 
     def send_datagrams(self, frames: Sequence[bytes]) -> None:
-        """Queue DATAGRAM frames of at most `frame_limit` bytes each (RFC 9221): all, or none if there is no room.
+        """Queue DATAGRAM frames (RFC 9221), each of at most `supply.frame_limit` bytes: all, or none without room.
 
         No two share a packet that is larger than a datagram: what gets lost on the way is to cost one of them.
         """
         if self._closed or sum(map(len, frames)) > self.engine.datagram_room:
             return
         for frame in frames:
-            if self._framed_bytes + len(frame) > self.frame_limit and self._framed_bytes and not self._settling:
+            if self._framed_bytes + len(frame) > self.supply.frame_limit and self._framed_bytes and not self._settling:
                 self._collect_apart()
             self._framed_bytes += len(frame)
             self.engine.send_datagram(frame)
         self.wake()
-
-    @property
-    def frame_limit(self) -> int:
-        """The largest DATAGRAM payload that is safe to send."""
-        return min(self.engine.size, self._size) - self.engine.frame_overhead_bytes
-
-    @property
-    def _size(self) -> int:
-        """Of datagrams on this path; a relay splits those that are larger than the smallest."""
-        if self.path is not None and self.path.remote.relayed:
-            return min(self.datagram_bytes, HANDSHAKE_DATAGRAM_BYTES)
-        return self.datagram_bytes
 
     def _collect_apart(self) -> None:
         if self._can_send():
@@ -373,20 +274,20 @@ class Link:
             datagrams = [part for d in datagrams for part in self._sealed(d)]
             if not self._sent_first:
                 self._send_first(datagrams, path)
-        elif max(map(len, datagrams)) > (datagram_bytes := self._size):
+        elif max(map(len, datagrams)) > (datagram_bytes := self.supply.size):
             segment_bytes = datagram_bytes
             datagrams = self.trains.split(datagrams, segment_bytes, self._loop.time())
         size = sum(map(len, datagrams))
         self.sent_bytes += size
         self._timer.sent()
-        self._on_path().sent(size)
+        self.supply.sent(size)
         self._unanswered_since = self._unanswered_since or self._loop.time()
         self._demux.send(datagrams, path, segment_bytes)
 
     def _sealed(self, datagram: bytes) -> Iterable[bytes]:
         if not datagram[0] & LONG_HEADER_BIT:
-            return self._split(datagram, self._size)
-        return map(self._seal, self._split(datagram, self.datagram_bytes - OVERHEAD_BYTES))
+            return self._split(datagram, self.supply.size)
+        return map(self._seal, self._split(datagram, self.supply.datagram_bytes - OVERHEAD_BYTES))
 
     def _split(self, packet: bytes, datagram_bytes: int) -> list[bytes]:
         return [
@@ -438,6 +339,10 @@ class Link:
             self._unanswered_since = 0.0
         return self._loop.time() - self._unanswered_since if self._unanswered_since else 0.0
 
+    def move(self, path: Path | None) -> None:
+        """Use this path from now on; None: send nothing until there is one."""
+        self.path = self.supply.path = path
+
     def kick(self) -> None:
         """The path changed or came back: probe at once instead of after the engine's backed-off timeout."""
         self._guard(self.engine.ping, 0)
@@ -450,7 +355,7 @@ class Link:
 
     def resize(self, datagram_bytes: int) -> None:
         """Use datagrams of this size from now on, also for what is missing."""
-        self.datagram_bytes = datagram_bytes
+        self.supply.datagram_bytes = datagram_bytes
         self.kick()
 
     def close(self, code: int, reason: str) -> None:

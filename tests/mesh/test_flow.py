@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from proxy_vpn.addresses import Target
 from proxy_vpn.errors import FlowLost
 from proxy_vpn.mesh.credit import FLOW_WINDOW_LIMIT_BYTES, IMPLIED_CREDIT_BYTES, PEER_GROWTH_LIMIT_BYTES, Budget
-from proxy_vpn.mesh.flow import CHUNK_BYTES, Flow
+from proxy_vpn.mesh.flow import Flow
 from proxy_vpn.mesh.tap import untapped
 from proxy_vpn.mesh.udp_flow import EARLY_DATAGRAMS, REFUSED_EVERY_S, UdpFlow
 from proxy_vpn.net.turns import HURRY_S, SMALL_BYTES, TURNS
 from proxy_vpn.wire.messages import datagram_frames
 
 STREAM = 4
+CHUNK_BYTES = 64 * 1024
 # The process's turns are one for all tests: each reads them at times of its own.
 CLOCKS = itertools.count(1000.0, 10.0)
 LOST = FlowLost("the connection was lost")

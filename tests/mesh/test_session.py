@@ -19,7 +19,7 @@ from proxy_vpn.mesh.openings import Incoming, IncomingTcp, IncomingUdp
 from proxy_vpn.mesh.session import AUTH_TIMEOUT_S, State
 from proxy_vpn.mesh.streams import OPEN_TIMEOUT_S, OVERRUNS_LIMIT, SMALL_BACKLOG_BYTES, SMALL_WRITE_BYTES
 from proxy_vpn.mesh.udp_flow import UdpFlow
-from proxy_vpn.net.quic import HURRY_FLIGHT_BYTES
+from proxy_vpn.net.supply import HURRY_FLIGHT_BYTES
 from proxy_vpn.net.turns import Turns
 from proxy_vpn.wire.messages import Credit, Open, Peers, encode_control, encode_open
 from tests.support.engine_pair import PAIRINGS
@@ -357,7 +357,7 @@ def test_flows_leave_little_in_flight_on_a_short_way_while_small_messages_are_se
         def are_short(self, now: float) -> bool:
             return True
 
-    monkeypatch.setattr("proxy_vpn.net.quic.TURNS", Hurried())
+    monkeypatch.setattr("proxy_vpn.net.supply.TURNS", Hurried())
 
     async def scene(wire: Wire, one: Member, two: Member) -> None:
         bulk, steps, small = [await one.open_tcp(two) for _ in range(3)]

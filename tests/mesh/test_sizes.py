@@ -42,7 +42,7 @@ def test_a_black_hole_lowers_the_connection_and_nothing_is_lost(engines: tuple[s
             near.flow.write(bytes(BULK_BYTES))  # what was sent before may be enough for the first
             await far.until(lambda sink: len(sink.data) == 2 * BULK_BYTES, 10.0)
             assert not one.lost and not two.lost
-            assert one.session(two).link.datagram_bytes <= SMALL_BYTES
+            assert one.session(two).link.supply.datagram_bytes <= SMALL_BYTES
 
     play(scene)
 
@@ -69,7 +69,7 @@ def test_a_path_that_loses_everything_for_a_while_lowers_nothing() -> None:
             await pause(10.0)
             widen(wire)
             await far.until_received(BULK_BYTES)
-            assert one.session(two).link.datagram_bytes == LARGEST_BYTES
+            assert one.session(two).link.supply.datagram_bytes == LARGEST_BYTES
 
     play(scene)
 
@@ -84,13 +84,13 @@ def test_a_path_that_carries_more_gets_larger_datagrams_and_open_flows_go_on(eng
             one.knows(two)
             await one.until_live(two)
             await two.until_live(one)
-            assert one.session(two).link.datagram_bytes <= SMALL_BYTES
+            assert one.session(two).link.supply.datagram_bytes <= SMALL_BYTES
             near, far = await send_bulk(one, two)
             widen(wire)
             await pause(RAISE_INTERVAL_S + 20.0)
             for here, there in ((one, two), (two, one)):
                 link = here.session(there).link
-                assert link.datagram_bytes == LARGEST_BYTES and link.engine.size >= LARGEST_BYTES
+                assert link.supply.datagram_bytes == LARGEST_BYTES and link.engine.size >= LARGEST_BYTES
             near.flow.write(b"still here")
             await far.until_received(BULK_BYTES + 10)
             assert bytes(far.data).endswith(b"still here")

@@ -14,7 +14,8 @@ from proxy_vpn.errors import WireError
 from proxy_vpn.net.demux import LinkReceiver
 from proxy_vpn.net.engine import DATAGRAM_BURST_BYTES, LONG_HEADER_BIT, initial_destination, long_destination
 from proxy_vpn.net.engines import engine_factory
-from proxy_vpn.net.quic import HURRY_FLIGHT_BYTES, INTERNAL_ERROR, KEEPALIVE_S, OUR_MISTAKE, Link
+from proxy_vpn.net.quic import INTERNAL_ERROR, KEEPALIVE_S, OUR_MISTAKE, Link
+from proxy_vpn.net.supply import HURRY_FLIGHT_BYTES
 from proxy_vpn.net.trains import Parts
 from proxy_vpn.net.turns import Turns
 from proxy_vpn.net.udp import Path
@@ -242,7 +243,7 @@ def test_where_datagrams_are_lost_no_acknowledgement_waits_for_company(engines: 
 def test_the_pieces_of_a_payload_go_together_or_not_at_all(engines: tuple[str, str]) -> None:
     async def main() -> None:
         async with connected(engines) as (_, _, _, client, server):
-            frame = bytes(client.link.frame_limit)
+            frame = bytes(client.link.supply.frame_limit)
             pieces = [frame] * (DATAGRAM_BURST_BYTES // len(frame) + 200)
             client.link.send_datagrams(pieces)
             await asyncio.sleep(1.0)
@@ -268,7 +269,7 @@ def test_packets_larger_than_datagrams_go_as_trains_and_frames_alone(engines: tu
                 assert far.data[stream_id] == b"".join(bytes([number]) * 50_000 for number in range(20))
                 trains = [datagram for _, _, datagram in wire.seen if datagram[12] & 15 == PARTS]
                 assert len(trains) > 400 and max(len(datagram) for _, _, datagram in wire.seen) <= DATAGRAM_BYTES
-                frame = bytes(near.link.frame_limit)
+                frame = bytes(near.link.supply.frame_limit)
                 wire.seen.clear()
                 near.link.send_datagrams([frame] * 5)
                 await asyncio.sleep(1.0)
@@ -286,7 +287,7 @@ def test_little_is_in_flight_on_a_short_way_while_somebody_sends_small_messages(
     engines: tuple[str, str], latency_s: float, hurried: bool, bounded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns, flights = Turns(), [0]
-    monkeypatch.setattr("proxy_vpn.net.quic.TURNS", turns)
+    monkeypatch.setattr("proxy_vpn.net.supply.TURNS", turns)
 
     class Hurried(Handler):
         def room_available(self) -> bool:
@@ -461,14 +462,15 @@ def test_a_kick_of_an_idle_connection_changes_nothing(engines: tuple[str, str]) 
 def test_without_a_path_it_waits_and_loses_nothing(engines: tuple[str, str]) -> None:
     async def main() -> None:
         async with connected(engines) as (wire, _, _, client, server):
-            path, client.link.path = client.link.path, None
+            path = client.link.path
+            client.link.move(None)
             wire.recording = True
             stream_id = client.link.engine.open_stream()
             client.link.engine.send(stream_id, b"later", True)
             client.link.wake()
             await asyncio.sleep(5.0)
             assert not [source for source, _, _ in wire.seen if source == HERE]
-            client.link.path = path
+            client.link.move(path)
             client.link.kick()
             await server.until_ended(stream_id)
 
@@ -518,19 +520,19 @@ def test_the_least_round_trip_is_that_of_the_current_path(engines: tuple[str, st
     async def main() -> None:
         async with connected(engines) as (wire, _, _, client, server):
             for link in (client.link, server.link):
-                assert link.least_rtt_s == pytest.approx(2 * wire.latency_s, rel=0.2)
-                assert link._is_paced is (link.engine.name == "qh3"), "the other does it itself"
-            client.link.measured(0.0001)
-            assert client.link.least_rtt_s == 0.0001
+                assert link.supply.least_rtt_s == pytest.approx(2 * wire.latency_s, rel=0.2)
+                assert link.supply.is_paced is (link.engine.name == "qh3"), "the other does it itself"
+            client.link.supply.measured(0.0001)
+            assert client.link.supply.least_rtt_s == 0.0001
             # From here on the path is another, and longer.
-            client.link.path = Path("", 1, THERE)
+            client.link.move(Path("", 1, THERE))
             stream_id = client.link.engine.open_stream()
             wire.latency_s = 0.03
             await exchange(client, server, stream_id)
-            assert client.link.least_rtt_s is None, "the engine still measures what left on the old path"
+            assert client.link.supply.least_rtt_s is None, "the engine still measures what left on the old path"
             await asyncio.sleep(1.0)
             await exchange(client, server, stream_id)
-            least_s = client.link.least_rtt_s
+            least_s = client.link.supply.least_rtt_s
             assert least_s is not None and 0.059 < least_s < 0.1
 
     run_virtually(main())
