@@ -43,6 +43,7 @@ class Demultiplexer:
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
         self._held_back: set[UdpSocket] = set()
+        self._waiting: dict[LinkReceiver, None] = {}
         self.links: dict[bytes, LinkReceiver] = {}
         self.on_sealed: Callable[[bytes, Path], LinkReceiver | None] = lambda datagram, path: None
         self.on_krpc: Callable[[bytes, Address], None] = lambda datagram, source: None
@@ -91,9 +92,12 @@ class Demultiplexer:
                 self._many_until = self._loop.time() + MANY_S  # acknowledgements
             socket.send(datagrams, path, segment_bytes)
 
-    def congested(self, path: Path) -> bool:
-        """Whether the kernel holds back that path's socket."""
-        return bool(self._held_back) and not path.remote.relayed and self._socket_of(path) in self._held_back
+    def holds_back(self, link: LinkReceiver, path: Path) -> bool:
+        """Whether the kernel holds back that path's socket; `link` is settled once it does not any more."""
+        if not self._held_back or path.remote.relayed or self._socket_of(path) not in self._held_back:
+            return False
+        self._waiting[link] = None
+        return True
 
     def receive_relayed(self, datagram: bytes, path: Path) -> None:
         """A datagram that came through a tunnel: a sealed one or one of a connection's, never the DHT's."""
@@ -126,7 +130,8 @@ class Demultiplexer:
         if socket.flush():
             self._held_back.discard(socket)
             self._loop.remove_writer(socket.fileno())
-            for link in {id(link): link for link in self.links.values()}.values():
+            waiting, self._waiting = self._waiting, {}
+            for link in waiting:
                 link.settle()
 
     def _readable(self, socket: UdpSocket) -> None:

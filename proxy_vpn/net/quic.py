@@ -233,7 +233,7 @@ class Link:
         self.settle()
 
     def _can_send(self) -> bool:
-        return self.path is not None and not self._demux.congested(self.path)
+        return self.path is not None and not self._demux.holds_back(self, self.path)
 
     def send_datagrams(self, frames: Sequence[bytes]) -> None:
         """Queue DATAGRAM frames (RFC 9221), each of at most `supply.frame_limit` bytes: all, or none without room.

@@ -27,7 +27,7 @@ from proxy_vpn.wire.train import DATAGRAM_LIMIT_BYTES, cut
 RECEIVE_BYTES = 65535
 GSO_SEGMENTS_LIMIT = 64
 GSO_BYTES_LIMIT = 65000
-SOCKET_BUFFER_BYTES = 4 << 20
+RECEIVE_BUFFER_BYTES = 4 << 20
 QUEUED_SENDS_LIMIT = 64
 MANY_LEAST_BYTES, MANY_AFTER, MISFITS_LIMIT = 1000, 8, 16
 _PATHS_CACHED = 1024
@@ -35,7 +35,7 @@ _LINUX = sys.platform == "linux"
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 8, 10, 23, 3
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SO_RCVBUFFORCE = 33
 _ANCILLARY_BYTES = 128
 _U16, _INT = struct.Struct("=H"), struct.Struct("=i")
 _PKTINFO4, _PKTINFO6 = struct.Struct("=I4s4s"), struct.Struct("=16sI")
@@ -96,11 +96,12 @@ class UdpSocket:
         self.interface_to: Callable[[str], int | None] = lambda ip: 0
 
     def _configure(self) -> None:
-        for option, forced in ((socket.SO_RCVBUF, _SO_RCVBUFFORCE), (socket.SO_SNDBUF, _SO_SNDBUFFORCE)):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
-            if _LINUX:
-                with suppress(OSError):  # past the system's limit, for those who may
-                    self._socket.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER_BYTES)
+        # The sending side keeps what the system gives, some 200 KB: what is more than a slow interface's own queue
+        # takes is lost there, while a full buffer holds us back in time (see `congested`).
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        if _LINUX:
+            with suppress(OSError):  # past the system's limit, for those who may
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
         options = [(_SOL_UDP, _UDP_GRO, 1)]
         if self.family == socket.AF_INET6:
             self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -256,15 +256,16 @@ def test_a_turn_is_shorter_while_somebody_waits(hurried: bool, monkeypatch: pyte
 def test_a_full_kernel_holds_links_back_and_wakes_them() -> None:
     async def test(bench: Bench) -> None:
         path = Path("", 0, bench.sender.address)
-        assert not bench.demux.congested(path)
-        assert not bench.demux.congested(Path("", 0, Address("::1", 9)))
+        assert not bench.demux.holds_back(bench.a, path)
+        assert not bench.demux.holds_back(bench.a, Path("", 0, Address("::1", 9)))
         (socket,) = bench.demux._sockets.values() if isinstance(bench.demux._sockets, dict) else bench.demux._sockets
         socket._enqueue(_Call([b"waits"], 0, [], bench.sender.address))
-        assert bench.demux.congested(path)
+        assert not bench.demux.holds_back(bench.b, Path("", 0, Address("::1", 9))), "another socket's"
+        assert bench.demux.holds_back(bench.a, path)
         async with asyncio.timeout(WAIT_S):
             await bench.a.has_settled.wait()
-        assert not bench.demux.congested(path)
-        assert bench.a.settled == 1 and bench.b.settled == 1
+        assert not bench.demux.holds_back(bench.a, path)
+        assert bench.a.settled == 1 and not bench.b.settled, "who did not ask has nothing to send"
 
     run(test)
 

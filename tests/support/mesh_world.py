@@ -132,7 +132,7 @@ class WireDemux(Demultiplexer):
         elif source is not None:
             self._wire.carry(datagrams, source, source)
 
-    def congested(self, path: Path) -> bool:
+    def holds_back(self, link: LinkReceiver, path: Path) -> bool:
         return self.holding
 
     def release(self) -> None:
