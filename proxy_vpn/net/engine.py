@@ -190,11 +190,6 @@ class Engine(ABC):
         return None
 
     @property
-    def paces(self) -> bool:
-        """Whether it holds stream data back only because its own pacer says so."""
-        return False
-
-    @property
     @abstractmethod
     def unacknowledged(self) -> int:
         """Bytes queued or in flight: 0 once all that was sent has arrived."""

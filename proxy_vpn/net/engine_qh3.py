@@ -344,11 +344,6 @@ class Qh3Engine(Engine):
         return None if core is None else (core.congestion_window, core.smoothed_rtt, not core.loss_total)
 
     @property
-    def paces(self) -> bool:
-        timer = self._quic.next_timer
-        return timer is not None and timer[0] == _PACING_TIMER and self.backlog > 0
-
-    @property
     def unacknowledged(self) -> int:
         core = self._quic._core
         return self.backlog + (0 if core is None else int(core.bytes_in_flight))

@@ -7,25 +7,19 @@ from collections.abc import Callable
 
 from proxy_vpn.net.engine import Engine
 
-SPINS_LIMIT = 50
 _SLACK_S = 0.0002
 _PAUSE_S = 0.0005
 
 
 class EngineTimer:
-    """Calls `due` with the time for Engine.handle_timer, or with None if it fired early; to be set again then.
+    """Calls `due` with the time for Engine.handle_timer, or with None if it fired early; to be set again then."""
 
-    `at_once` is called where the loop's timers are too coarse: in the next turn.
-    """
-
-    def __init__(self, engine: Engine, due: Callable[[float | None], None], at_once: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, due: Callable[[float | None], None]) -> None:
         self._engine = engine
         self._due = due
-        self._at_once = at_once
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
         self._at = 0.0
-        self._spins = 0
         self._over = False
 
     def set(self, least_s: float = 0.0) -> None:
@@ -37,21 +31,14 @@ class EngineTimer:
         if at is None:
             return
         if at < now + _PAUSE_S:
-            if self._spins < SPINS_LIMIT and self._engine.paces:
-                # Its pacer holds something back for microseconds; the loop's timers would make a millisecond of it.
-                self._spins += 1
-                self._at_once()
             # An engine may ask for a time that is past already, again and again while it waits for something else.
+            # What its pacer holds back for microseconds waits as long: to spin until then takes a core.
             at = now + _PAUSE_S
         if self._handle is not None and self._at <= at + _SLACK_S:
             return  # it fires first and is set again then: cheaper than moving it with every packet
         self._cancel()
         self._at = at
         self._handle = self._loop.call_at(at, self._fire)
-
-    def sent(self) -> None:
-        """Something has left: whatever was held back before is gone."""
-        self._spins = 0
 
     def close(self) -> None:
         """Fire no more; idempotent."""

@@ -83,7 +83,7 @@ class Link:
         self._framed_bytes = 0
         self._sent_first = False
         self._lost = 0
-        self._timer = EngineTimer(engine, self._timer_due, self._wake_up)
+        self._timer = EngineTimer(engine, self._timer_due)
         self._settling = self._flushing = False
         self._fed_bytes = 0
         self._has_news = False
@@ -279,7 +279,6 @@ class Link:
             datagrams = self.trains.split(datagrams, segment_bytes, self._loop.time())
         size = sum(map(len, datagrams))
         self.sent_bytes += size
-        self._timer.sent()
         self.supply.sent(size)
         self._unanswered_since = self._unanswered_since or self._loop.time()
         self._demux.send(datagrams, path, segment_bytes)
