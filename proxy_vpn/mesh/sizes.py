@@ -2,7 +2,7 @@
 
 A router that begins to swallow large datagrams leaves the connection open and every transfer hanging. So while data
 waits for its acknowledgement the current path is probed with a datagram as large as the connection's own (RFC 8899,
-section 4.3: black hole detection). Three in a row unanswered, while small ones are answered, prove the hole. And a
+section 4.3: black hole detection). Four in a row unanswered, while small ones are answered, prove the hole. And a
 connection with smaller datagrams than paths usually carry asks now and then whether this one does.
 """
 
@@ -18,7 +18,7 @@ LARGEST_BYTES = PROBE_SIZES_BYTES[-1]
 CHECK_INTERVAL_S = 1.0
 RAISE_AFTER_S = 5.0
 RAISE_INTERVAL_S = 600.0
-UNANSWERED_LIMIT = 3
+UNANSWERED_LIMIT = 4
 
 
 class SizeCheck:

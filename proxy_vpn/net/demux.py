@@ -42,8 +42,7 @@ class Demultiplexer:
     def __init__(self, sockets: Sequence[UdpSocket]) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
-        self._held_back: set[UdpSocket] = set()
-        self._waiting: dict[LinkReceiver, None] = {}
+        self._held_back: dict[UdpSocket, dict[LinkReceiver, None]] = {}
         self.links: dict[bytes, LinkReceiver] = {}
         self.on_sealed: Callable[[bytes, Path], LinkReceiver | None] = lambda datagram, path: None
         self.on_krpc: Callable[[bytes, Address], None] = lambda datagram, source: None
@@ -93,10 +92,13 @@ class Demultiplexer:
             socket.send(datagrams, path, segment_bytes)
 
     def holds_back(self, link: LinkReceiver, path: Path) -> bool:
-        """Whether the kernel holds back that path's socket; `link` is settled once it does not any more."""
-        if not self._held_back or path.remote.relayed or self._socket_of(path) not in self._held_back:
+        """Whether the kernel holds back that path's socket; `link` is settled, in turn, once it does not any more."""
+        if not self._held_back or path.remote.relayed:
             return False
-        self._waiting[link] = None
+        socket = self._socket_of(path)
+        if socket not in self._held_back:
+            return False
+        self._held_back[socket][link] = None
         return True
 
     def receive_relayed(self, datagram: bytes, path: Path) -> None:
@@ -123,16 +125,19 @@ class Demultiplexer:
         return chosen
 
     def _await_writable(self, socket: UdpSocket) -> None:
-        self._held_back.add(socket)
+        self._held_back.setdefault(socket, {})
         self._loop.add_writer(socket.fileno(), self._writable, socket)
 
     def _writable(self, socket: UdpSocket) -> None:
         if socket.flush():
-            self._held_back.discard(socket)
             self._loop.remove_writer(socket.fileno())
-            waiting, self._waiting = self._waiting, {}
-            for link in waiting:
+            waiting = self._held_back.pop(socket)
+            while waiting and socket not in self._held_back:
+                link = next(iter(waiting))
+                del waiting[link]
                 link.settle()
+            if waiting:  # it is full again: whose turn has not come is before those who have had theirs
+                self._held_back[socket] = waiting | self._held_back[socket]
 
     def _readable(self, socket: UdpSocket) -> None:
         touched: dict[int, LinkReceiver] = {}

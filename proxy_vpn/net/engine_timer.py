@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from proxy_vpn.net.engine import Engine
 
+PAUSE_S, HELD_PAUSE_S = 0.0005, 0.005
 _SLACK_S = 0.0002
-_PAUSE_S = 0.0005
 
 
 class EngineTimer:
@@ -22,18 +22,18 @@ class EngineTimer:
         self._at = 0.0
         self._over = False
 
-    def set(self, least_s: float = 0.0) -> None:
-        """Fire when the engine wants it, which is not before `least_s` from now."""
+    def set(self, least_s: float = 0.0, *, pause_s: float = PAUSE_S) -> None:
+        """Fire when the engine wants it, which is not before `least_s` from now, and no sooner than in `pause_s`."""
         now = self._loop.time()
         if self._over or (self._handle is not None and self._at <= now + least_s):
             return
         at = self._engine.timer()
         if at is None:
             return
-        if at < now + _PAUSE_S:
+        if at < now + pause_s:
             # An engine may ask for a time that is past already, again and again while it waits for something else.
             # What its pacer holds back for microseconds waits as long: to spin until then takes a core.
-            at = now + _PAUSE_S
+            at = now + pause_s
         if self._handle is not None and self._at <= at + _SLACK_S:
             return  # it fires first and is set again then: cheaper than moving it with every packet
         self._cancel()

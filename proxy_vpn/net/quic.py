@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engine import LONG_HEADER_BIT, Engine, EngineHandler
-from proxy_vpn.net.engine_timer import EngineTimer
+from proxy_vpn.net.engine_timer import HELD_PAUSE_S, PAUSE_S, EngineTimer
 from proxy_vpn.net.supply import Supply
 from proxy_vpn.net.trains import Trains
 from proxy_vpn.net.udp import Path
@@ -209,7 +209,8 @@ class Link:
                 break
         else:
             self._wake_up()
-        self._timer.set()
+        # Who is held back can do nothing about what is due, and is settled as soon as that ends.
+        self._timer.set(pause_s=PAUSE_S if self._can_send() else HELD_PAUSE_S)
 
     def _refill(self) -> bool:
         """Have the engine given one more chunk, if it may leave now; whether it got one."""
@@ -259,10 +260,10 @@ class Link:
         self._framed_bytes = 0
         self._outbox += self._guard(self.engine.transmit, self._loop.time()) or ()
 
-    def _send(self) -> None:
-        if not self._can_send():
-            return
+    def _send(self, *, last: bool = False) -> None:
         path = self.path
+        if not (self._can_send() or last):
+            return
         self._answer_until = 0.0
         self._collect()
         if not self._outbox or path is None:
@@ -361,7 +362,7 @@ class Link:
         """Say goodbye in one packet and end; unsent data is dropped."""
         if not self._closed:
             self._guard(self.engine.close, code, reason)
-            self._send()
+            self._send(last=True)
             self._end(reason)
 
     def _guard(self, call: Callable[..., _Result], *args: object) -> _Result | None:

@@ -28,9 +28,10 @@ RECEIVE_BYTES = 65535
 GSO_SEGMENTS_LIMIT = 64
 GSO_BYTES_LIMIT = 65000
 RECEIVE_BUFFER_BYTES = 4 << 20
-QUEUED_SENDS_LIMIT = 64
+QUEUED_BYTES_LIMIT = 1 << 20  # more than one connection sends in a turn
 MANY_LEAST_BYTES, MANY_AFTER, MISFITS_LIMIT = 1000, 8, 16
 _PATHS_CACHED = 1024
+_CALL_BYTES = 512  # what one takes besides its datagrams
 _LINUX = sys.platform == "linux"
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 8, 10, 23, 3
@@ -92,6 +93,7 @@ class UdpSocket:
         self._alone = self._misfits = 0
         self._paths: dict[tuple[bytes, tuple[object, ...]], Path] = {}
         self._queue: deque[_Call] = deque()
+        self._queued_bytes = 0
         self._on_writable: Callable[[], None] | None = None
         self.interface_to: Callable[[str], int | None] = lambda ip: 0
 
@@ -128,7 +130,11 @@ class UdpSocket:
         return self._socket.fileno()
 
     def close(self) -> None:
-        self._queue.clear()
+        """Send what waits, goodbyes among it, as far as a larger buffer takes it."""
+        if self._queue:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, QUEUED_BYTES_LIMIT)
+            self.flush()
+            self._queue.clear()
         self._socket.close()
 
     def receive(self) -> list[Batch]:
@@ -229,8 +235,10 @@ class UdpSocket:
             self._enqueue(call)
 
     def _enqueue(self, call: _Call) -> None:
-        if len(self._queue) < QUEUED_SENDS_LIMIT:
+        size = _size(call)
+        if self._queued_bytes + size <= QUEUED_BYTES_LIMIT:
             self._queue.append(call)
+            self._queued_bytes += size
             if len(self._queue) == 1 and self._on_writable:
                 self._on_writable()
 
@@ -249,9 +257,12 @@ class UdpSocket:
     def _send_singly(self, call: _Call, cause: OSError) -> None:
         sent, too_large = 0, False
         for datagram in cut(b"".join(call.datagrams), call.segment_bytes):
+            single = _Call([datagram], 0, call.control[:-1], call.remote)
             try:
-                self._socket.sendmsg([datagram], call.control[:-1], 0, call.remote)
+                self._socket.sendmsg(single.datagrams, single.control, 0, single.remote)
                 sent += 1
+            except (BlockingIOError, InterruptedError):
+                self._enqueue(single)
             except OSError as error:
                 too_large = too_large or error.errno == errno.EMSGSIZE
         if sent and not too_large and cause.errno != errno.EMSGSIZE:
@@ -271,8 +282,12 @@ class UdpSocket:
         while self._queue:
             if not self._try(self._queue[0]):
                 return False
-            self._queue.popleft()
+            self._queued_bytes -= _size(self._queue.popleft())
         return True
+
+
+def _size(call: _Call) -> int:
+    return sum(map(len, call.datagrams), _CALL_BYTES)
 
 
 def _read(messages: Iterable[tuple[int, int, bytes]]) -> tuple[int, bytes]:

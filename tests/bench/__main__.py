@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import plot, table
-from tests.bench.measures import datagrams, idle, latency, line, peers, stalled, starts, streams
+from tests.bench.measures import datagrams, gigabit, idle, latency, line, peers, stalled, starts, streams
 from tests.bench.measures.samples import Results
 from tests.bench.row import Row
 from tests.bench.tools import TOOLS, UNASKED
@@ -25,7 +25,7 @@ from tests.bench.tools.pvpn import Pvpn
 from tests.lab.hosts import Lab, available
 from tests.lab.wire import unavailable as no_wire
 
-MEASURES = ("streams", "datagrams", "latency", "starts", "idle", "peers", "line", "stalled")
+MEASURES = ("streams", "datagrams", "gigabit", "latency", "starts", "idle", "peers", "line", "stalled")
 
 
 def main() -> int:
@@ -113,6 +113,8 @@ def _measure_row(options: argparse.Namespace, lab: Lab, row: Row, results: Resul
             streams.measure(row, samples, options.seconds, single_only=True, suffix="_plain")
         finally:
             lab.set_offloads(True)
+    if "gigabit" in options.measures:
+        gigabit.measure(row, samples, options.seconds)
     if "latency" in options.measures:
         latency.measure(row, samples, options.count, options.seconds)
     if "starts" in options.measures:

@@ -14,6 +14,11 @@ TABLES: dict[str, tuple[_Column, ...]] = {
         ("1 stream without offloads", ("up1_plain", "down1_plain"), ".0f"),
         ("CPU s/GB", ("cpu_per_gb",), ".1f"),
     ),
+    "Bulk through an interface of 1 Gbit/s": (
+        ("1 stream up, down Mbit/s", ("up1_gigabit", "down1_gigabit"), ".0f"),
+        ("8 streams", ("up8_gigabit", "down8_gigabit"), ".0f"),
+        ("CPU s/GB", ("cpu_per_gb_gigabit",), ".1f"),
+    ),
     "Waiting": (
         ("connect p50, p99 ms", ("connect_p50", "connect_p99"), ".2f"),
         ("ping-pong p50, p99 ms", ("pingpong_p50", "pingpong_p99"), ".2f"),

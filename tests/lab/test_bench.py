@@ -12,7 +12,7 @@ import pytest
 from tests.lab.hosts import ROOT, Lab
 
 SHORT = ("--runs", "1", "--seconds", "0.2", "--idle-seconds", "0.2", "--members", "6", "--count", "20")
-MEASURES = "streams,datagrams,latency,peers"
+MEASURES = "streams,datagrams,gigabit,latency,peers"
 
 
 def test_measures_of_ours_and_of_none(lab: Lab, tmp_path: Path) -> None:
@@ -24,7 +24,8 @@ def test_measures_of_ours_and_of_none(lab: Lab, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = json.loads(numbers.read_text())["rows"]
     ours = rows["pvpn qh3"]
-    wanted = {"up1", "down8", "up1_plain", "cpu_per_gb", "connect_p99", "loaded_p50", "peer_memory", "peer_cpu"}
+    wanted = {"up1", "down8", "up1_plain", "cpu_per_gb", "cpu_per_gb_gigabit", "down8_gigabit"}
+    wanted |= {"connect_p99", "loaded_p50", "peer_memory", "peer_cpu"}
     assert wanted <= set(ours) and {"up1", "up1_plain"} == set(rows["bare UDP"]), done.stderr
     assert "| pvpn qh3" in done.stdout and "pvpn qh3" in picture.read_text()
 

@@ -15,6 +15,7 @@ from proxy_vpn.net.udp import Path, UdpSocket, _Call
 WAIT_S = 10.0
 ID_A, ID_B = b"aaaaaaaa", b"bbbbbbbb"
 KRPC = b"d1:ad2:id20:" + bytes(20) + b"e1:q4:ping1:t2:aa1:y1:qe"
+BULK_TURNS = 50
 
 
 class FakeLink:
@@ -266,6 +267,45 @@ def test_a_full_kernel_holds_links_back_and_wakes_them() -> None:
             await bench.a.has_settled.wait()
         assert not bench.demux.holds_back(bench.a, path)
         assert bench.a.settled == 1 and not bench.b.settled, "who did not ask has nothing to send"
+
+    run(test)
+
+
+class SendingLink(FakeLink):
+    """Sends once it may; if it is `bulk`, as often as it may, and more than the kernel takes."""
+
+    def __init__(self, bench: Bench, *, bulk: bool) -> None:
+        super().__init__(bench.order)
+        self._bench = bench
+        self._more = BULK_TURNS if bulk else 0
+        self._path = Path("", 0, bench.sender.address)
+
+    def settle(self) -> None:
+        if self._bench.demux.holds_back(self, self._path):
+            return
+        super().settle()
+        if self._more:
+            self._more -= 1
+            fill(self._bench)
+            assert self._bench.demux.holds_back(self, self._path)
+
+
+def fill(bench: Bench) -> None:
+    """The kernel takes no more on the only socket."""
+    (socket,) = bench.demux._sockets
+    socket._enqueue(_Call([b"waits"], 0, (), bench.sender.address))
+
+
+def test_who_was_held_back_is_served_before_those_who_fill_the_kernel_again() -> None:
+    async def test(bench: Bench) -> None:
+        first, second = SendingLink(bench, bulk=True), SendingLink(bench, bulk=True)
+        other = SendingLink(bench, bulk=False)
+        fill(bench)
+        for link in (first, second, other):
+            link.settle()
+        async with asyncio.timeout(WAIT_S):
+            await other.has_settled.wait()
+        assert bench.order[:3] == [first, second, other]
 
     run(test)
 

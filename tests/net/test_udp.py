@@ -265,7 +265,8 @@ def test_a_full_kernel_makes_a_bounded_queue_that_keeps_order(monkeypatch: pytes
             woken: list[bool] = []
             one.watch_writable(lambda: woken.append(True))
             assert not one.congested
-            sent = some(udp.QUEUED_SENDS_LIMIT + 30, 100)
+            fit = udp.QUEUED_BYTES_LIMIT // (udp._CALL_BYTES + 1000)
+            sent = some(fit + 30, 1000)
             for datagram in sent:
                 one.send([datagram], to(two))
             assert one.congested and woken == [True], "asked to be woken once"
@@ -273,7 +274,21 @@ def test_a_full_kernel_makes_a_bounded_queue_that_keeps_order(monkeypatch: pytes
             kernel.open = True
             assert one.flush() and not one.congested
             one.send([b"after"], to(two))
-            assert await datagrams(two, udp.QUEUED_SENDS_LIMIT + 1) == [*sent[: udp.QUEUED_SENDS_LIMIT], b"after"]
+            assert await datagrams(two, fit + 1) == [*sent[:fit], b"after"]
+            assert not one._queued_bytes
+
+    run(test)
+
+
+def test_what_waits_leaves_before_a_socket_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        with sockets("127.0.0.1", "127.0.0.1") as (one, two):
+            kernel = Congested(one._socket)
+            monkeypatch.setattr(one, "_socket", kernel)
+            one.send([b"goodbye"], to(two))
+            kernel.open = True
+            one.close()
+            assert await datagrams(two, 1) == [b"goodbye"]
 
     run(test)
 
