@@ -47,11 +47,11 @@ def main() -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.bind((own, port))
     threading.Thread(target=_listen, args=[sock], daemon=True).start()
-    print("ready", flush=True)
+    _say("ready")
     for line in sys.stdin:
         ip, port, text = line.split()
         sock.sendto(text.encode(), (ip, int(port)))
-        print("sent", text, flush=True)
+        _say(f"sent {text}")
 
 
 def _listen(sock: socket.socket) -> None:
@@ -60,7 +60,13 @@ def _listen(sock: socket.socket) -> None:
             data, (ip, port, *_) = sock.recvfrom(DATAGRAM_BYTES)
         except OSError:  # an earlier datagram was refused
             continue
-        print(f"{data.decode()} from {ip}:{port}", flush=True)
+        _say(f"{data.decode()} from {ip}:{port}")
+
+
+def _say(text: str) -> None:
+    """One write a line: two threads speak, and print() writes the end of a line apart."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
