@@ -71,7 +71,6 @@ class Link:
         datagram_bytes: int,
     ) -> None:
         self.engine = engine
-        self.path: Path | None = path
         self._demux = demux
         self._handler = handler
         self._seal = seal
@@ -341,7 +340,12 @@ class Link:
 
     def move(self, path: Path | None) -> None:
         """Use this path from now on; None: send nothing until there is one."""
-        self.path = self.supply.path = path
+        self.supply.move(path)
+
+    @property
+    def path(self) -> Path | None:
+        """The path that is used."""
+        return self.supply.path
 
     def kick(self) -> None:
         """The path changed or came back: probe at once instead of after the engine's backed-off timeout."""

@@ -33,9 +33,15 @@ class Supply:
         self._engine = engine
         self._now = now
         self._pacer = Pacer()
-        self._paced_path = path
         self._measures_from = 0.0
         self._former_rtt_s: float | None = None
+
+    def move(self, path: Path | None) -> None:
+        """The path is another now; what the engine measures right after that is still the old one's."""
+        if path != self.path:
+            self.path, self._pacer = path, Pacer()
+            self._measures_from = self._now() + MEASURES_AFTER_S
+            self._former_rtt_s = self._engine.latest_rtt_s
 
     @property
     def size(self) -> int:
@@ -94,24 +100,24 @@ class Supply:
 
     def sent(self, size: int) -> None:
         """`size` bytes have left on the path."""
-        self._on_path().sent(size)
+        self._pacer.sent(size)
 
     def measured(self, rtt_s: float) -> None:
         """A round trip on the path was measured past the engine."""
-        self._on_path().measured(rtt_s)
+        self._pacer.measured(rtt_s)
 
     def measure(self, now: float) -> None:
         """The engine has heard the peer, and may have measured a round trip."""
-        pacer, latest_s = self._on_path(), self._engine.latest_rtt_s
+        latest_s = self._engine.latest_rtt_s
         if latest_s is None or latest_s == self._former_rtt_s or now < self._measures_from:
             return
         self._former_rtt_s = None
-        pacer.measured(latest_s)
+        self._pacer.measured(latest_s)
 
     @property
     def least_rtt_s(self) -> float | None:
         """The least round trip measured on the path: without the queues that our own windows make."""
-        return self._on_path().least_rtt_s
+        return self._pacer.least_rtt_s
 
     @property
     def is_queued(self) -> bool:
@@ -121,11 +127,3 @@ class Supply:
     @property
     def _is_relayed(self) -> bool:
         return self.path is not None and self.path.remote.relayed
-
-    def _on_path(self) -> Pacer:
-        """The pacer of the current path; what the engine measures right after a change is still the old path's."""
-        if self.path != self._paced_path:
-            self._paced_path, self._pacer = self.path, Pacer()
-            self._measures_from = self._now() + MEASURES_AFTER_S
-            self._former_rtt_s = self._engine.latest_rtt_s
-        return self._pacer

@@ -31,6 +31,8 @@ ANCHOR = ("sh", "-c", "echo ready; exec cat")
 LAST_HOST = 200
 PRIVATE = "10.93"
 PUBLIC = "45.93"
+# With a queue of half a megabyte: what a socket may hold back by default fits in, four megabytes would not.
+GIGABIT = "rate 1gbit burst 128kb latency 4ms"
 # Containers often mount /proc/sys read-only: then as a mount of one's own, and at last a /proc of one's own, may do.
 ALLOW_FORWARDING = """
 allow() { echo 1 > /proc/sys/net/ipv4/ip_forward; }
@@ -236,6 +238,10 @@ class Host:
     def python(self, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Start this interpreter here, from the root of the checkout."""
         return self.popen([sys.executable, *arguments], env)
+
+    def slow_down(self, line: str) -> None:
+        """Let its interface send no faster than `line` says, in tc-tbf(8)'s words."""
+        self.run(["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", *line.split()])
 
     def run(
         self,

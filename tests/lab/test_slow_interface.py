@@ -6,22 +6,15 @@ import json
 from pathlib import Path
 
 from tests.lab.daemon import Daemon
-from tests.lab.hosts import Host, Lab
+from tests.lab.hosts import GIGABIT, Host, Lab
 from tests.lab.scenes import EXCHANGE_PORT, serve_exchange, two_peers
 
 SIZE_BYTES = 40_000_000
 TRANSFER_S = 60.0
-# A queue of half a megabyte: what a socket may hold back by default fits in, four megabytes would not.
-GIGABIT = "rate 1gbit burst 128kb latency 4ms"
 UPLINK = "rate 50mbit burst 16kb latency 400ms"
 UPLOAD_BYTES = 60_000_000
 BESIDE_BYTES = 200_000
 BESIDE_S = 5.0
-
-
-def slow_down(host: Host, line: str) -> None:
-    """Make the host's interface send no faster."""
-    host.run(["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", *line.split()])
 
 
 def queue(host: Host) -> dict[str, int]:
@@ -33,7 +26,7 @@ def queue(host: Host) -> dict[str, int]:
 def test_a_transfer_through_a_slow_interface_overruns_no_queue(lab: Lab, key: Path) -> None:
     peer_a, peer_b = two_peers(lab, key)
     for peer in (peer_a, peer_b):
-        slow_down(peer.host, GIGABIT)
+        peer.host.slow_down(GIGABIT)
     server = serve_exchange(peer_b.host)
     for role, sender in (("get", peer_b), ("put", peer_a)):
         got = peer_a.exchange(role, "peer-b", EXCHANGE_PORT, SIZE_BYTES).result(TRANSFER_S)
@@ -51,7 +44,7 @@ def test_an_upload_that_fills_the_interface_leaves_other_peers_their_turns(lab: 
     peer_a.meet(peer_c)
     receiver = serve_exchange(peer_b.host)
     serve_exchange(peer_c.host)
-    slow_down(peer_a.host, UPLINK)
+    peer_a.host.slow_down(UPLINK)
     uploads = [peer_a.exchange("put", "peer-b", EXCHANGE_PORT, UPLOAD_BYTES) for _ in range(4)]
     receiver.wait_for("^flowing")
     for role in ("put", "get"):

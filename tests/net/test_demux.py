@@ -259,8 +259,7 @@ def test_a_full_kernel_holds_links_back_and_wakes_them() -> None:
         path = Path("", 0, bench.sender.address)
         assert not bench.demux.holds_back(bench.a, path)
         assert not bench.demux.holds_back(bench.a, Path("", 0, Address("::1", 9)))
-        (socket,) = bench.demux._sockets.values() if isinstance(bench.demux._sockets, dict) else bench.demux._sockets
-        socket._enqueue(_Call([b"waits"], 0, [], bench.sender.address))
+        fill(bench)
         assert not bench.demux.holds_back(bench.b, Path("", 0, Address("::1", 9))), "another socket's"
         assert bench.demux.holds_back(bench.a, path)
         async with asyncio.timeout(WAIT_S):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from tests.bench.measures import streams
 from tests.bench.measures.samples import Samples
 from tests.bench.row import Row
+from tests.lab.hosts import GIGABIT
 
 SUFFIX = "_gigabit"
-# Four milliseconds of queue, as much as the smaller of such interfaces' own have.
-INTERFACE = "rate 1gbit burst 128kb latency 4ms"
 
 
 def measure(row: Row, samples: Samples, seconds: float) -> None:
     """One run; what `streams` measures, with `_gigabit` behind its names."""
     hosts = (row.client, row.server)
     for host in hosts:
-        host.run(["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", *INTERFACE.split()])
+        host.slow_down(GIGABIT)
     try:
         streams.measure(row, samples, seconds, suffix=SUFFIX)
     finally:
