@@ -189,6 +189,10 @@ class Engine(ABC):
         """Congestion window in bytes, smoothed round trip and whether it is slow start; None if it paces itself."""
         return None
 
+    @abstractmethod
+    def moved(self, now: float) -> None:
+        """What is sent from now on takes another path, of which nothing is known."""
+
     @property
     @abstractmethod
     def unacknowledged(self) -> int:

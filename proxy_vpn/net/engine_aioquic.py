@@ -6,12 +6,11 @@ attribute that must stay at 1200 until the handshake is done; one DATAGRAM that 
 
 from __future__ import annotations
 
-from typing import Any
-
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import Epoch
 
+from proxy_vpn.net import reno
 from proxy_vpn.net.engine import (
     DATAGRAM_BURST_BYTES,
     HANDSHAKE_DATAGRAM_BYTES,
@@ -20,6 +19,7 @@ from proxy_vpn.net.engine import (
     Engine,
     configure,
 )
+from proxy_vpn.net.reno import Reno
 from proxy_vpn.net.tls import SecretsLog, certificate
 
 
@@ -35,6 +35,7 @@ class AioquicEngine(Engine):
         if not is_client:
             own = certificate()
             configuration.certificate, configuration.private_key = own.certificate, own.key
+        configuration.congestion_control_algorithm = reno.NAME
         quic = QuicConnection(
             configuration=configuration, original_destination_connection_id=None if is_client else destination
         )
@@ -42,23 +43,18 @@ class AioquicEngine(Engine):
         quic._local_max_streams_uni.value = 0
         super().__init__(quic, secrets, size)
         self._written: set[int] = set()
-        self._lost = 0
-        self._count_losses()
 
-    def _count_losses(self) -> None:
-        control = self._quic._loss._cc
-        reduce = control.on_packets_lost
-
-        def counted(*, now: float, packets: Any) -> None:
-            packets = list(packets)
-            self._lost += len(packets)
-            reduce(now=now, packets=packets)
-
-        control.on_packets_lost = counted
+    @property
+    def _control(self) -> Reno:
+        control: Reno = self._quic._loss._cc
+        return control
 
     @property
     def lost(self) -> int:
-        return self._lost
+        return self._control.lost
+
+    def moved(self, now: float) -> None:
+        self._control.move(now)
 
     def receive(self, data: bytes, segment_bytes: int, now: float) -> bool:
         before = self._largest_received

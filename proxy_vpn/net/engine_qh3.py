@@ -35,6 +35,7 @@ from proxy_vpn.net.engine import (
     room_within,
 )
 from proxy_vpn.net.tls import SecretsLog, certificate
+from proxy_vpn.net.window import ProvenWindow
 
 _QUIC_V1 = 1
 _ACCEPTED = 2  # of the core's report: (datagrams, bytes, accepted, duplicates, dropped, ...)
@@ -160,6 +161,7 @@ class _Connection(QuicConnection):
         self.frames = _Frames(self._core)
         self._heard_small = False
         self.lossy_until = 0.0
+        self.proven = ProvenWindow(self._core.congestion_window, configuration.max_datagram_size)
 
     def _create_tls(self, remote_source_cid: bytes | None) -> QuicTlsBridge:
         self._tls = _Bridge(
@@ -207,6 +209,11 @@ class _Connection(QuicConnection):
             self.frames.is_due = True
         else:
             super().handle_timer(now)
+            self._prove()
+
+    def _prove(self) -> None:
+        if (core := self._core) is not None and (in_flight := core.bytes_in_flight) != self.proven.in_flight:
+            self.proven.heard(core.congestion_window, in_flight)
 
     def _log_datagram(self, event: str, data: bytes) -> None:
         pass
@@ -222,6 +229,7 @@ class _Connection(QuicConnection):
         """GRO buffers go to the native core whole; True if it accepted a packet."""
         self._heard_small = len(data) <= _SHORT_BYTES
         report = self._require_core().receive_gro_buffer(data, segment_bytes, PEER_ADDRESS, now)
+        self._prove()
         self.frames.is_due = True
         self._drain_core()
         return report[_ACCEPTED] > 0
@@ -276,14 +284,18 @@ class Qh3Engine(Engine):
 
     @property
     def window(self) -> int:
-        core = self._quic._core
-        return 0 if core is None else int(core.congestion_window)
+        quic = self._quic
+        return 0 if quic._core is None else int(quic.proven.bytes)
 
     @property
     def _window_room(self) -> int:
         """How much more the congestion window lets out now."""
-        core = self._quic._core
-        return 0 if core is None else int(core.congestion_window - core.bytes_in_flight)
+        quic = self._quic
+        return 0 if quic._core is None else int(quic.proven.limit - quic._core.bytes_in_flight)
+
+    def moved(self, now: float) -> None:
+        if self._quic._core is not None:
+            self._quic.proven.move()
 
     def transmit(self, now: float) -> list[bytes]:
         self._datagrams_queued = 0
@@ -304,6 +316,7 @@ class Qh3Engine(Engine):
             datagrams.append(transmit[0])
             all_in = frames.all_in(transmit[0])
         frames.polled(self.size, all_in=all_in)
+        quic.proven.sent(quic._core.bytes_in_flight)
         return datagrams
 
     def send(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> None:
@@ -341,7 +354,7 @@ class Qh3Engine(Engine):
     def pace(self) -> tuple[int, float | None, bool] | None:
         # Its own pacer lets a whole window out at once.
         core = self._quic._core
-        return None if core is None else (core.congestion_window, core.smoothed_rtt, not core.loss_total)
+        return None if core is None else (self.window, core.smoothed_rtt, self._quic.proven.is_starting)
 
     @property
     def unacknowledged(self) -> int:

@@ -42,6 +42,7 @@ class Supply:
             self.path, self._pacer = path, Pacer()
             self._measures_from = self._now() + MEASURES_AFTER_S
             self._former_rtt_s = self._engine.latest_rtt_s
+            self._engine.moved(self._now())
 
     @property
     def size(self) -> int:

@@ -1,0 +1,179 @@
+"""The proven window: no more than a path has carried is sent on it, whatever the engine's own window has grown to."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy_vpn.net.udp import Path
+from proxy_vpn.net.window import LEAST_PACKETS, RENO_GROWTH, ProvenWindow
+from proxy_vpn.wire.train import PACKET_BYTES as LARGE
+from tests.support.engine_pair import PAIRINGS
+from tests.support.links import HERE, THERE, LinkRecorder, connected
+from tests.support.virtual_loop import run_virtually
+
+PACKET_BYTES, FIRST_BYTES = 1000, 2000
+CREDIT_BYTES = 256 * 1024
+NARROW_BYTES_S, QUEUE_BYTES = 30e6 / 8, 256 * 1024
+SECOND_PATH = Path("", 1, THERE)
+pairings = pytest.mark.parametrize("engines", PAIRINGS)
+
+
+def window_after(*rounds: int, engine_bytes: int = 1_000_000) -> ProvenWindow:
+    """So many bytes are sent and arrive in each round trip, while the engine's own window stands at `engine_bytes`."""
+    window = ProvenWindow(FIRST_BYTES, PACKET_BYTES)
+    for in_flight in rounds:
+        window.sent(in_flight)
+        window.heard(engine_bytes, 0)
+    return window
+
+
+def test_it_doubles_while_it_is_used_and_no_further_than_the_engines() -> None:
+    assert window_after(2000, 4000, 8000).bytes == 16_000
+    assert window_after(2000, 4000, 8000, engine_bytes=10_000).bytes == 10_000
+
+
+def test_what_is_not_used_does_not_grow() -> None:
+    window = window_after(2000, 4000, 8000, *[1000] * 50)
+    assert window.bytes == 17_000, "the first round after still counts what was in flight before"
+    assert window.limit == 17_000
+
+
+def test_a_loss_shrinks_it_as_it_does_the_engines_and_growth_is_steady_then() -> None:
+    window = window_after(2000, 4000, 8000)
+    window.heard(700_000, 0)
+    assert window.bytes == pytest.approx(11_200) and not window.is_starting
+    window.sent(10_000)
+    window.heard(700_000, 0)
+    assert window.bytes == pytest.approx(11_200 + RENO_GROWTH * PACKET_BYTES * 10_000 / 11_200)
+    window.sent(10_000)
+    before = window.bytes
+    window.heard(1_400_000, 0)
+    assert window.bytes == pytest.approx(2 * before), "the engine knows how long ago the last loss was"
+
+
+def test_after_persistent_congestion_it_starts_again_up_to_what_was() -> None:
+    window = window_after(2000, 4000, 8000)
+    window.heard(700_000, 0)
+    window.heard(LEAST_PACKETS * PACKET_BYTES, 0)
+    assert window.bytes == LEAST_PACKETS * PACKET_BYTES and window.is_starting
+    for in_flight in (2000, 4000, 8000):
+        window.sent(in_flight)
+        window.heard(700_000, 0)
+    assert window.bytes == 16_000 and not window.is_starting
+
+
+def test_on_another_path_it_starts_anew_beside_what_is_underway() -> None:
+    window = window_after(2000, 4000, 8000)
+    window.sent(12_000)
+    window.move()
+    assert (window.bytes, window.limit) == (FIRST_BYTES, FIRST_BYTES + 12_000)
+    window.heard(700_000, 4000)
+    assert window.is_starting and window.bytes == FIRST_BYTES, "what was lost, was lost on the former path"
+    assert window.limit == FIRST_BYTES + 4000
+    window.heard(700_000, 0)
+    window.sent(2000)
+    window.heard(700_000, 0)
+    assert window.bytes == window.limit == 2 * FIRST_BYTES
+
+
+class Bounded(LinkRecorder):
+    """Sends without end on one stream, but no more than CREDIT_BYTES that its peer does not have yet."""
+
+    def __init__(self, far: LinkRecorder, near: LinkRecorder) -> None:
+        super().__init__()
+        self.link, self.completed = near.link, True
+        self._far = far
+        self._stream_id = near.link.engine.open_stream()
+        self._given = 0
+        near.link._handler = self
+
+    @property
+    def arrived(self) -> int:
+        return len(self._far.data.get(self._stream_id, b""))
+
+    @property
+    def waits_for_room(self) -> bool:
+        return self._given - self.arrived < CREDIT_BYTES
+
+    def room_available(self) -> bool:
+        size = min(self.link.supply.room, self.link.supply.chunk_bytes, CREDIT_BYTES)
+        self._given += size
+        self.link.engine.send(self._stream_id, bytes(size))
+        return size > 0
+
+
+class Narrow:
+    """A line of NARROW_BYTES_S from HERE with a queue; counts what it gets and what it drops."""
+
+    def __init__(self) -> None:
+        self.taken = self.dropped = 0
+        self._queued = 0.0
+        self._at = asyncio.get_running_loop().time()
+
+    def __call__(self, source: object, target: object, datagram: bytes) -> bool:
+        if source != HERE:
+            return False
+        now = asyncio.get_running_loop().time()
+        self._queued = max(0.0, self._queued - (now - self._at) * NARROW_BYTES_S)
+        self._at = now
+        self.taken += 1
+        if self._queued + len(datagram) > QUEUE_BYTES:
+            self.dropped += 1
+            return True
+        self._queued += len(datagram)
+        return False
+
+
+@pairings
+def test_a_window_that_is_not_used_does_not_grow(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines, LARGE) as (wire, _, _, client, server):
+            wire.latency_s = 0.001
+            sender = Bounded(server, client)
+            client.link.wake()
+            await asyncio.sleep(0.5)
+            assert sender.arrived > 20 * CREDIT_BYTES, "all that time it was sending"
+            assert CREDIT_BYTES / 4 < client.link.engine.window < 10 * CREDIT_BYTES
+
+    run_virtually(main())
+
+
+@pairings
+def test_a_connection_that_moves_to_a_narrow_path_does_not_overrun_it(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines, LARGE) as (wire, _, _, client, server):
+            wire.latency_s = 0.0005
+            sender = Bounded(server, client)
+            client.link.wake()
+            await asyncio.sleep(0.3)
+            wire.latency_s = 0.01
+            wire.drops = narrow = Narrow()
+            client.link.move(SECOND_PATH)
+            before = sender.arrived
+            await asyncio.sleep(1.0)
+            assert narrow.dropped < narrow.taken / 3
+            assert sender.arrived - before > NARROW_BYTES_S / 2
+
+    run_virtually(main())
+
+
+@pairings
+def test_a_connection_that_moves_to_a_wide_path_is_soon_as_fast_as_that(engines: tuple[str, str]) -> None:
+    async def main() -> None:
+        async with connected(engines, LARGE) as (wire, _, _, client, server):
+            sender = Bounded(server, client)
+            client.link.wake()
+            await asyncio.sleep(0.3)
+            wire.drops = lambda source, target, datagram: True
+            await asyncio.sleep(0.02)  # all that is underway on the first path is lost
+            wire.drops = lambda source, target, datagram: False
+            client.link.move(SECOND_PATH)
+            client.link.kick()
+            await asyncio.sleep(0.5)
+            before = sender.arrived
+            await asyncio.sleep(0.2)
+            assert sender.arrived - before > 5 * CREDIT_BYTES
+
+    run_virtually(main())
