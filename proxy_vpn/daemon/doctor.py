@@ -14,6 +14,8 @@ from proxy_vpn.daemon import search
 from proxy_vpn.daemon.findings import Check, DoctorReply
 from proxy_vpn.mesh.mesh import Mesh
 from proxy_vpn.mesh.roster import Peer
+from proxy_vpn.net.overflow import overflows
+from proxy_vpn.net.udp import RECEIVE_BUFFER_BYTES
 from proxy_vpn.wire.messages import Reach
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def _checks(node: Node) -> Iterator[Check]:
     yield _mapping(node)
     yield _dht(node)
     yield from _clock(node)
+    yield buffer(node.demux.receive_buffer_bytes, overflows())
     for mesh in node.meshes:
         for peer in mesh.roster:
             yield _peer(node, mesh, peer)
@@ -132,6 +135,16 @@ def _clock(node: Node) -> Iterator[Check]:
     else:
         here = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         yield Check(name="clock", state="good", text=f"here it is {here} UTC, and nobody is there to compare with")
+
+
+def buffer(size: int, lost: int) -> Check:
+    """Of a receive buffer of `size` bytes; `lost` is how many datagrams this host's sockets had no room for."""
+    text = f"{size // 1024} KB for what arrives"
+    if size >= RECEIVE_BUFFER_BYTES or not lost:
+        return Check(name="buffer", state="good", text=text)
+    hint = f"links above 2.5 Gbit/s need more: sysctl -w net.core.rmem_max={RECEIVE_BUFFER_BYTES}, and start pvpn anew"
+    text += f"; this host's programs had no room for {lost} datagrams"
+    return Check(name="buffer", state="warning", text=text, hint=hint)
 
 
 def _peer(node: Node, mesh: Mesh, peer: Peer) -> Check:

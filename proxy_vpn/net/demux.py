@@ -17,7 +17,7 @@ from typing import Protocol
 
 from proxy_vpn.addresses import Address
 from proxy_vpn.net.turns import TURNS
-from proxy_vpn.net.udp import Path, UdpSocket
+from proxy_vpn.net.udp import RECEIVE_BUFFER_BYTES, Path, UdpSocket
 from proxy_vpn.wire.seal import is_sealed
 from proxy_vpn.wire.train import SHORT_FIRST, cut
 
@@ -64,6 +64,11 @@ class Demultiplexer:
     def addresses(self) -> list[Address]:
         """Where the sockets are bound."""
         return [socket.address for socket in self._sockets]
+
+    @property
+    def receive_buffer_bytes(self) -> int:
+        """Of the socket that has the least."""
+        return min((socket.receive_buffer_bytes for socket in self._sockets), default=RECEIVE_BUFFER_BYTES)
 
     def close(self) -> None:
         """Close the sockets; idempotent."""

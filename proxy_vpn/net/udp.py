@@ -126,6 +126,11 @@ class UdpSocket:
         """Let the kernel drop them; for as long as the socket lives."""
         return drop_dht_queries(self._socket)
 
+    @property
+    def receive_buffer_bytes(self) -> int:
+        """How much may wait in the kernel, its own overhead included; we ask for RECEIVE_BUFFER_BYTES of payload."""
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // (2 if _LINUX else 1)
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
