@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from aioquic.quic.congestion.base import register_congestion_control
+from aioquic.quic.congestion.base import QuicRttMonitor, register_congestion_control
 from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.packet_builder import QuicSentPacket
 
@@ -29,7 +29,7 @@ class Reno(RenoCongestionControl):
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
         window = self.congestion_window
         super().on_packet_acked(now=now, packet=packet)
-        if not self._usage.arrived(packet.sent_bytes, window):
+        if not self._usage.arrived(packet.sent_bytes, self.bytes_in_flight, window):
             self.congestion_window = window
 
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
@@ -41,6 +41,7 @@ class Reno(RenoCongestionControl):
         """The path is another: what was sent before `now` says nothing about it."""
         self.congestion_window, self.ssthresh = self._first_window, None
         self._congestion_recovery_start_time = now
+        self._rtt_monitor = QuicRttMonitor()
         self._usage = Usage(self._max_datagram_size)
 
 

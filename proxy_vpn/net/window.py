@@ -26,12 +26,12 @@ class Usage:
         if in_flight > self._peak:
             self._peak = in_flight
 
-    def arrived(self, size: int, window: float) -> bool:
-        """So many bytes of it have arrived; whether so much of this `window` was in flight that it may grow."""
+    def arrived(self, size: int, in_flight: int, window: float) -> bool:
+        """So many bytes of it have arrived, and so many are left; whether `window` was used enough to grow."""
         used = 2 * (max(self._peak, self._former_peak) + self._packet_bytes) >= window
         self._arrived += size
         if self._arrived >= self._peak:  # all that was in flight at once: a round trip is over
-            self._former_peak, self._peak, self._arrived = self._peak, 0, 0
+            self._former_peak, self._peak, self._arrived = self._peak, in_flight, 0
         return used
 
 
@@ -58,13 +58,13 @@ class ProvenWindow:
 
     def heard(self, engine_bytes: int, in_flight: int) -> None:
         """The engine has heard of something that was in flight, or has waited for it long enough."""
-        arrived, self.in_flight = self.in_flight - in_flight, in_flight
+        arrived, self.in_flight = max(self.in_flight - in_flight, 0), in_flight
         factor, self._engine_bytes = engine_bytes / self._engine_bytes, engine_bytes
         if self._elsewhere:
             self._elsewhere = max(min(self._elsewhere - arrived, in_flight), 0)
         elif factor < 1:
             self._shrink(engine_bytes, factor)
-        elif arrived > 0 and self._usage.arrived(arrived, self.bytes):
+        elif self._usage.arrived(arrived, in_flight, self.bytes):
             self.bytes += arrived if self.is_starting else self._steady_growth(arrived, factor)
         if self.bytes > engine_bytes:
             self.bytes = float(engine_bytes)
