@@ -65,6 +65,7 @@ from proxy_vpn.net.changes import NetworkWatch
 from proxy_vpn.net.demux import Demultiplexer
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.interfaces import attached_networks, networks_in_use
+from proxy_vpn.net.overflow import overflows
 from proxy_vpn.net.udp import UdpSocket
 from proxy_vpn.ranges import parse_ip
 from proxy_vpn.wire.messages import Reach
@@ -80,6 +81,7 @@ class Node:
     def __init__(self, settings: Settings, console: Console | None = None) -> None:
         self.settings = settings
         self.started = time.time()
+        self.overflows_before = overflows()
         self.own = OwnListeners()
         self.policy = Policy(settings.expose)
         self._offer = Offer(settings.routes, settings.offer_exit)

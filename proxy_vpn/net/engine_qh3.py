@@ -316,7 +316,7 @@ class Qh3Engine(Engine):
             datagrams.append(transmit[0])
             all_in = frames.all_in(transmit[0])
         frames.polled(self.size, all_in=all_in)
-        quic.proven.sent(quic._core.bytes_in_flight)
+        quic.proven.sent(quic._core.congestion_window, quic._core.bytes_in_flight)
         return datagrams
 
     def send(self, stream_id: int, data: bytes | memoryview, end: bool = False) -> None:

@@ -5,8 +5,10 @@ No library: it would be one more dependency for two lines of text.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+_COUNT = re.compile("[0-9]{1,20}")
 _COUNTERS4, _COUNTERS6 = Path("/proc/net/snmp"), Path("/proc/net/snmp6")
 
 
@@ -17,10 +19,10 @@ def overflows() -> int:
 
 def counted(snmp: str, snmp6: str) -> int:
     """The same from the texts of /proc/net/snmp and /proc/net/snmp6."""
-    names, *values = [line.split() for line in snmp.splitlines() if line.startswith("Udp:")] or [[]]
-    found = dict(zip(names, values[0], strict=False)).get("RcvbufErrors", "0") if values else "0"
-    found6 = [line.split()[1] for line in snmp6.splitlines() if line.startswith("Udp6RcvbufErrors ")]
-    return sum(int(each) for each in (found, *found6) if each.isdecimal())
+    rows = [line.split() for line in snmp.splitlines() if line.startswith("Udp:")]
+    found = dict(zip(rows[0], rows[1], strict=False)).get("RcvbufErrors", "0") if len(rows) > 1 else "0"
+    found6 = re.findall(r"^Udp6RcvbufErrors\s+(\S+)", snmp6, re.MULTILINE)
+    return sum(int(each) for each in (found, *found6) if _COUNT.fullmatch(each))
 
 
 def _text(path: Path) -> str:

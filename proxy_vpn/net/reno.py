@@ -41,7 +41,8 @@ class Reno(RenoCongestionControl):
         """The path is another: what was sent before `now` says nothing about it."""
         self.congestion_window, self.ssthresh = self._first_window, None
         self._congestion_recovery_start_time = now
-        self._rtt_monitor = QuicRttMonitor()
+        self._congestion_stash = 0
+        self._rtt_monitor = QuicRttMonitor()  # else the former path's shorter round trips would end slow start at once
         self._usage = Usage(self._max_datagram_size)
 
 

@@ -39,10 +39,12 @@ class Supply:
     def move(self, path: Path | None) -> None:
         """The path is another now; what the engine measures right after that is still the old one's."""
         if path != self.path:
+            is_elsewhere = _place(path) != _place(self.path)
             self.path, self._pacer = path, Pacer()
             self._measures_from = self._now() + MEASURES_AFTER_S
             self._former_rtt_s = self._engine.latest_rtt_s
-            self._engine.moved(self._now())
+            if is_elsewhere:
+                self._engine.moved(self._now())
 
     @property
     def size(self) -> int:
@@ -128,3 +130,8 @@ class Supply:
     @property
     def _is_relayed(self) -> bool:
         return self.path is not None and self.path.remote.relayed
+
+
+def _place(path: Path | None) -> tuple[str, int, str] | None:
+    """Without the peer's port: another one alone is mostly its NAT's doing (RFC 9000, section 9.4)."""
+    return None if path is None else (path.local, path.interface, path.remote.ip)

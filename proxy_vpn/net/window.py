@@ -51,8 +51,10 @@ class ProvenWindow:
         self._elsewhere = 0
         self._usage = Usage(packet_bytes)
 
-    def sent(self, in_flight: int) -> None:
+    def sent(self, engine_bytes: int, in_flight: int) -> None:
         """The engine has sent what it had: so much is `in_flight` now."""
+        if engine_bytes < self._engine_bytes:  # it begins anew after a pause, and has lost nothing
+            self._start(min(self.bytes, engine_bytes), engine_bytes)
         self.in_flight = in_flight
         self._usage.sent(in_flight - self._elsewhere)
 
@@ -64,11 +66,12 @@ class ProvenWindow:
             self._elsewhere = max(min(self._elsewhere - arrived, in_flight), 0)
         elif factor < 1:
             self._shrink(engine_bytes, factor)
-        elif self._usage.arrived(arrived, in_flight, self.bytes):
+        elif self._usage.arrived(arrived, in_flight, self.bytes) and factor > 1:
+            # The engine's own grows too: nothing that it has lost lately was sent after it noticed.
             self.bytes += arrived if self.is_starting else self._steady_growth(arrived, factor)
         if self.bytes > engine_bytes:
             self.bytes = float(engine_bytes)
-        self.limit = min(int(self.bytes) + self._elsewhere, engine_bytes)
+        self._bound()
 
     def _shrink(self, engine_bytes: int, factor: float) -> None:
         least = LEAST_PACKETS * self._packet_bytes
@@ -87,6 +90,13 @@ class ProvenWindow:
 
     def move(self) -> None:
         """What is sent from now on takes another path; what is in flight arrives, or is lost, on the former one."""
-        self.bytes, self._threshold = min(self._first_bytes, self._engine_bytes), float("inf")
-        self._elsewhere, self._usage = self.in_flight, Usage(self._packet_bytes)
+        self._elsewhere = self.in_flight
+        self._start(min(self._first_bytes, self._engine_bytes), self._engine_bytes)
+
+    def _start(self, size: float, engine_bytes: int) -> None:
+        self.bytes, self._threshold, self._engine_bytes = size, float("inf"), engine_bytes
+        self._usage = Usage(self._packet_bytes)
+        self._bound()
+
+    def _bound(self) -> None:
         self.limit = min(int(self.bytes) + self._elsewhere, self._engine_bytes)

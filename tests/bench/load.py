@@ -121,7 +121,7 @@ def stream(
     ready = FORK.Barrier(streams)
 
     def one(index: int) -> None:
-        ready.wait()
+        ready.wait(FIRST_SOCKS_S)
         starts[index] = time.monotonic()
         totals[index] = run(socks[index], seconds)
         ends[index] = time.monotonic()
