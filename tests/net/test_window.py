@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -13,6 +15,7 @@ from proxy_vpn.net.window import LEAST_PACKETS, RENO_GROWTH, ProvenWindow
 from proxy_vpn.wire.train import PACKET_BYTES as LARGE
 from tests.support.engine_pair import PAIRINGS
 from tests.support.links import HERE, THERE, LinkRecorder, connected
+from tests.support.mesh_world import Wire
 from tests.support.virtual_loop import run_virtually
 
 PACKET_BYTES, FIRST_BYTES, ENGINE_BYTES = 1000, 2000, 1_000_000
@@ -152,13 +155,20 @@ class Narrow:
         return False
 
 
+@asynccontextmanager
+async def sending(engines: tuple[str, str], latency_s: float) -> AsyncIterator[tuple[Wire, LinkRecorder, Bounded]]:
+    """Two links on a wire without a narrow place, and the client of the two sends."""
+    async with connected(engines, LARGE) as (wire, _, _, client, server):
+        wire.latency_s = latency_s
+        sender = Bounded(server, client)
+        client.link.wake()
+        yield wire, client, sender
+
+
 @pairings
 def test_a_window_that_is_not_used_does_not_grow(engines: tuple[str, str]) -> None:
     async def main() -> None:
-        async with connected(engines, LARGE) as (wire, _, _, client, server):
-            wire.latency_s = 0.001
-            sender = Bounded(server, client)
-            client.link.wake()
+        async with sending(engines, 0.001) as (_, client, sender):
             await asyncio.sleep(0.5)
             assert sender.arrived > 20 * CREDIT_BYTES, "all that time it was sending"
             assert CREDIT_BYTES / 4 < client.link.engine.window < 10 * CREDIT_BYTES
@@ -169,10 +179,7 @@ def test_a_window_that_is_not_used_does_not_grow(engines: tuple[str, str]) -> No
 @pairings
 def test_a_connection_that_moves_to_a_narrow_path_does_not_overrun_it(engines: tuple[str, str]) -> None:
     async def main() -> None:
-        async with connected(engines, LARGE) as (wire, _, _, client, server):
-            wire.latency_s = 0.0005
-            sender = Bounded(server, client)
-            client.link.wake()
+        async with sending(engines, 0.0005) as (wire, client, sender):
             await asyncio.sleep(0.3)
             wire.latency_s = 0.01
             wire.drops = narrow = Narrow()
@@ -188,10 +195,7 @@ def test_a_connection_that_moves_to_a_narrow_path_does_not_overrun_it(engines: t
 @pairings
 def test_a_connection_that_moves_to_a_wide_path_is_soon_as_fast_as_that(engines: tuple[str, str]) -> None:
     async def main() -> None:
-        async with connected(engines, LARGE) as (wire, _, _, client, server):
-            wire.latency_s = 0.0005
-            sender = Bounded(server, client)
-            client.link.wake()
+        async with sending(engines, 0.0005) as (wire, client, sender):
             await asyncio.sleep(0.3)
             wire.latency_s = 0.003  # a queue: slow start may end
             await asyncio.sleep(0.3)
@@ -214,10 +218,7 @@ def test_a_connection_that_moves_to_a_wide_path_is_soon_as_fast_as_that(engines:
 @pairings
 def test_another_port_of_the_peers_is_no_other_path_for_the_window(engines: tuple[str, str]) -> None:
     async def main() -> None:
-        async with connected(engines, LARGE) as (wire, _, _, client, server):
-            wire.latency_s = 0.0005
-            sender = Bounded(server, client)
-            client.link.wake()
+        async with sending(engines, 0.0005) as (_, client, sender):
             await asyncio.sleep(0.3)
             used = client.link.engine.window
             assert sender.arrived and client.link.path is not None
