@@ -2,7 +2,8 @@
 
 What is absorbed here (each was reproduced): its core's constructor takes the peer's address as not validated
 (an aioquic client then makes it raise); it allows 100 streams; half of its send cost is logging that runs
-without a logger; it tells a client's peer to send no packets over 1472 bytes.
+without a logger; it tells a client's peer to send no packets over 1472 bytes; its congestion window grows
+unused and outlives a change of paths (net.window).
 
 Worst, it takes frames of up to 16 streams at once from their queues and puts aside what no packet had room for while
 the congestion window was full. While some are aside, reporting that their stream has finished makes it forget the
