@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
 import ifaddr
 
+from proxy_vpn.net import proc
+
+_ROUTES4, _ROUTES6 = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
 _ROUTE_UP = 0x1
 _ROUTE_REJECT = 0x200
 
 
 def host_addresses() -> list[str]:
     """IPv4 first, then IPv6 without link-local ones; empty when there is no default route. Linux; else empty."""
-    interfaces = default_route_interfaces(_lines("/proc/net/route"), _lines("/proc/net/ipv6_route"))
+    interfaces = default_route_interfaces(proc.lines(_ROUTES4), proc.lines(_ROUTES6))
     found = []
     for adapter in ifaddr.get_adapters():
         for each in adapter.ips if adapter.name in interfaces else ():
@@ -39,9 +41,3 @@ def default_route_interfaces(routes4: Iterable[str], routes6: Iterable[str]) -> 
             if flags & _ROUTE_UP and not flags & _ROUTE_REJECT:
                 names.add(field[9])
     return names - {"lo"}
-
-
-def _lines(path: str) -> list[str]:
-    with suppress(OSError):
-        return Path(path).read_text(encoding="ascii", errors="replace").splitlines()
-    return []

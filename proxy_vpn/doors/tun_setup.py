@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from proxy_vpn.doors.tun_device import TunDevice
 from proxy_vpn.errors import StateError
+from proxy_vpn.net import proc
 from proxy_vpn.ranges import Network
 
 # IPv6's least: a datagram of this size crosses most paths as one, and TCP never meets it (it ends at the device).
@@ -125,11 +126,7 @@ def _without_ipv6(plan: TunPlan) -> TunPlan:
 
 
 def _others_have_ipv6() -> bool:
-    try:
-        lines = Path("/proc/net/if_inet6").read_text().splitlines()
-    except OSError:
-        return False
-    return any(line.split()[-1] != "lo" for line in lines)
+    return any(line.split()[-1] != "lo" for line in proc.lines(Path("/proc/net/if_inet6")))
 
 
 def _guard(device: TunDevice, plan: TunPlan) -> str:

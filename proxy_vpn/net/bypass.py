@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Final
 
+from proxy_vpn.net import proc
 from proxy_vpn.ranges import Network
 
 FRESH_S: Final = 5.0
@@ -36,7 +37,7 @@ class Bypass:
         now = time.monotonic()
         if now - self._read_at >= FRESH_S or len(self._answers) >= ANSWERS_LIMIT:
             self._read_at = now
-            self._routes = [*_routes4(_read(_ROUTES4)), *_routes6(_read(_ROUTES6))]
+            self._routes = [*_routes4(proc.lines(_ROUTES4)), *_routes6(proc.lines(_ROUTES6))]
             self._answers = {}
         if ip not in self._answers:
             self._answers[ip] = self._look_up(ip)
@@ -63,27 +64,20 @@ class Bypass:
             return None  # it has just gone
 
 
-def _read(path: Path) -> list[list[str]]:
-    try:
-        return [line.split() for line in path.read_text(encoding="ascii", errors="replace").splitlines()]
-    except OSError:
-        return []  # no IPv6 on this host
-
-
-def _routes4(lines: list[list[str]]) -> list[_Route]:
+def _routes4(lines: list[str]) -> list[_Route]:
     """Columns: interface, destination, gateway, flags, -, -, metric, mask; addresses in the host's byte order."""
     routes: list[_Route] = []
-    for words in lines[1:]:
+    for words in map(str.split, lines[1:]):
         if len(words) >= 8 and int(words[3], 16) & (_UP | _REJECT) == _UP:
             target, mask = (socket.inet_ntoa(int(words[at], 16).to_bytes(4, sys.byteorder)) for at in (1, 7))
             routes.append((IPv4Network(f"{target}/{mask}"), int(words[6]), words[0]))
     return routes
 
 
-def _routes6(lines: list[list[str]]) -> list[_Route]:
+def _routes6(lines: list[str]) -> list[_Route]:
     """Columns: destination, prefix length, source, -, next hop, metric, -, -, flags, interface; all hexadecimal."""
     routes: list[_Route] = []
-    for words in lines:
+    for words in map(str.split, lines):
         if len(words) >= 10 and int(words[8], 16) & (_UP | _REJECT) == _UP:
             network = IPv6Network((bytes.fromhex(words[0]), int(words[1], 16)))
             routes.append((network, int(words[5], 16), words[9]))

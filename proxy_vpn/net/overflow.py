@@ -6,7 +6,10 @@ No library: it would be one more dependency for two lines of text.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from proxy_vpn.net import proc
 
 _COUNT = re.compile("[0-9]{1,20}")
 _COUNTERS4, _COUNTERS6 = Path("/proc/net/snmp"), Path("/proc/net/snmp6")
@@ -14,19 +17,12 @@ _COUNTERS4, _COUNTERS6 = Path("/proc/net/snmp"), Path("/proc/net/snmp6")
 
 def overflows() -> int:
     """Since the system started, in all its sockets; 0 where nobody counts."""
-    return counted(_text(_COUNTERS4), _text(_COUNTERS6))
+    return counted(proc.lines(_COUNTERS4), proc.lines(_COUNTERS6))
 
 
-def counted(snmp: str, snmp6: str) -> int:
-    """The same from the texts of /proc/net/snmp and /proc/net/snmp6."""
-    rows = [line.split() for line in snmp.splitlines() if line.startswith("Udp:")]
-    found = dict(zip(rows[0], rows[1], strict=False)).get("RcvbufErrors", "0") if len(rows) > 1 else "0"
-    found6 = re.findall(r"^Udp6RcvbufErrors\s+(\S+)", snmp6, re.MULTILINE)
-    return sum(int(each) for each in (found, *found6) if _COUNT.fullmatch(each))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+def counted(snmp: Iterable[str], snmp6: Iterable[str]) -> int:
+    """The same from the lines of /proc/net/snmp and /proc/net/snmp6."""
+    rows = [line.split() for line in snmp if line.startswith("Udp:")]
+    found = [value for name, value in zip(*rows[:2], strict=False) if name == "RcvbufErrors"] if len(rows) > 1 else []
+    found += [words[1] for words in map(str.split, snmp6) if words[:1] == ["Udp6RcvbufErrors"] and len(words) > 1]
+    return sum(int(each) for each in found if _COUNT.fullmatch(each))

@@ -28,7 +28,7 @@ SNMP = f"Ip: Forwarding\nIp: 1\n{NAMES}\nUdp: 10 1 2 20 7 0\nUdpLite: RcvbufErro
     ],
 )
 def test_both_families_are_counted_whatever_the_text(snmp: str, snmp6: str, found: int) -> None:
-    assert counted(snmp, snmp6) == found
+    assert counted(snmp.splitlines(), snmp6.splitlines()) == found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts them where we look")
