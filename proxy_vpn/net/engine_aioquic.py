@@ -19,7 +19,6 @@ from proxy_vpn.net.engine import (
     Engine,
     configure,
 )
-from proxy_vpn.net.reno import Reno
 from proxy_vpn.net.tls import SecretsLog, certificate
 
 
@@ -45,8 +44,8 @@ class AioquicEngine(Engine):
         self._written: set[int] = set()
 
     @property
-    def _control(self) -> Reno:
-        control: Reno = self._quic._loss._cc
+    def _control(self) -> reno.Reno:
+        control: reno.Reno = self._quic._loss._cc
         return control
 
     @property

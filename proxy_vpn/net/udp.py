@@ -128,7 +128,7 @@ class UdpSocket:
 
     @property
     def receive_buffer_bytes(self) -> int:
-        """How much may wait in the kernel, its own overhead included; we ask for RECEIVE_BUFFER_BYTES of payload."""
+        """What the system gave of the RECEIVE_BUFFER_BYTES we ask for; Linux tells twice that, for its overhead."""
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // (2 if _LINUX else 1)
 
     def fileno(self) -> int:

@@ -42,14 +42,19 @@ class ProvenWindow:
     """
 
     def __init__(self, engine_bytes: int, packet_bytes: int) -> None:
-        self.bytes = self._first_bytes = float(engine_bytes)
-        self.limit = engine_bytes
-        self.in_flight = 0
-        self._threshold = float("inf")
         self._packet_bytes = packet_bytes
-        self._engine_bytes = engine_bytes
-        self._elsewhere = 0
-        self._usage = Usage(packet_bytes)
+        self._first_bytes = engine_bytes
+        self.in_flight = self._elsewhere = 0
+        self._start(engine_bytes, engine_bytes)
+
+    def _start(self, size: float, engine_bytes: int) -> None:
+        """Slow start from `size` on."""
+        self.bytes, self._threshold, self._engine_bytes = float(size), float("inf"), engine_bytes
+        self._usage = Usage(self._packet_bytes)
+        self._bound()
+
+    def _bound(self) -> None:
+        self.limit = min(int(self.bytes) + self._elsewhere, self._engine_bytes)
 
     def sent(self, engine_bytes: int, in_flight: int) -> None:
         """The engine has sent what it had: so much is `in_flight` now."""
@@ -92,11 +97,3 @@ class ProvenWindow:
         """What is sent from now on takes another path; what is in flight arrives, or is lost, on the former one."""
         self._elsewhere = self.in_flight
         self._start(min(self._first_bytes, self._engine_bytes), self._engine_bytes)
-
-    def _start(self, size: float, engine_bytes: int) -> None:
-        self.bytes, self._threshold, self._engine_bytes = size, float("inf"), engine_bytes
-        self._usage = Usage(self._packet_bytes)
-        self._bound()
-
-    def _bound(self) -> None:
-        self.limit = min(int(self.bytes) + self._elsewhere, self._engine_bytes)

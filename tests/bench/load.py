@@ -34,6 +34,7 @@ FIRST_SOCKS_S = 2.0
 FIRST_STRAIGHT_S = 0.1
 RETRY_S = 0.01
 STUCK_S = 0.3
+READY_S = 30.0  # for all processes of a load to be there
 FORK = multiprocessing.get_context("fork")
 
 
@@ -121,7 +122,7 @@ def stream(
     ready = FORK.Barrier(streams)
 
     def one(index: int) -> None:
-        ready.wait(FIRST_SOCKS_S)
+        ready.wait(READY_S)
         starts[index] = time.monotonic()
         totals[index] = run(socks[index], seconds)
         ends[index] = time.monotonic()
