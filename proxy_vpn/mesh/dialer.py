@@ -26,6 +26,7 @@ from proxy_vpn.net.trains import Parts
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.probe import PROBE_SIZES_BYTES, Pong
 from proxy_vpn.wire.seal import HINT_BYTES, NONCE_BYTES, OVERHEAD_BYTES, SealKey
+from proxy_vpn.wire.segments import alone
 from proxy_vpn.wire.train import PACKET_BYTES
 
 SIZE_WAIT_S = 0.25
@@ -132,7 +133,7 @@ class Dialer:
                 for opened in self._parts.whole(key.open(datagram, _TO_INITIATOR), path.remote):
                     link = self._demux.links.get(long_destination(opened))
                     if link is not None:
-                        link.receive(opened, len(opened), path)
+                        link.receive(alone(opened), path)
             except WireError:
                 return None
             return link
@@ -174,7 +175,7 @@ class Dialer:
         except WireError:
             return None
         if link is not None:
-            link.receive(datagram, len(datagram), path)
+            link.receive(alone(datagram), path)
         return link
 
     def _accept(self, destination: bytes, path: Path, size: int, cookie: bytes) -> Link | None:

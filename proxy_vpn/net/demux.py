@@ -19,6 +19,7 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.net.turns import TURNS
 from proxy_vpn.net.udp import RECEIVE_BUFFER_BYTES, Path, UdpSocket
 from proxy_vpn.wire.seal import is_sealed
+from proxy_vpn.wire.segments import Segments, alone
 from proxy_vpn.wire.train import SHORT_FIRST, cut
 
 BATCHES_PER_TURN, SHORT_TURN_BATCHES = 32, 8
@@ -29,7 +30,7 @@ _FIXED_BIT, _LONG_BIT = 0x40, 0x80
 class LinkReceiver(Protocol):
     """What the demultiplexer needs of a connection."""
 
-    def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
+    def receive(self, segments: Segments, path: Path) -> None:
         """Take datagrams that bear one of the connection's IDs."""
 
     def settle(self) -> None:
@@ -113,7 +114,7 @@ class Demultiplexer:
         if datagram[0] & 0xC0 == _FIXED_BIT:
             link = self.links.get(datagram[1:9])
             if link is not None:
-                link.receive(datagram, len(datagram), path)
+                link.receive(alone(datagram), path)
         else:
             link = self._route_single(datagram, path)
         if link is not None:
@@ -152,11 +153,11 @@ class Demultiplexer:
             if not batches:
                 break
             calls += 1
-            for data, segment_bytes, path in batches:
-                self.received_bytes += len(data)
+            for segments, path in batches:
+                self.received_bytes += segments.size
                 if not path.remote.relayed:  # nobody has such an address
-                    self._route(data, segment_bytes, path, touched)
-            if now > self._many_until and len(batches) == 1 and len(batches[0].data) <= ALONE_BYTES:
+                    self._route(segments, path, touched)
+            if now > self._many_until and len(batches) == 1 and batches[0].segments.size <= ALONE_BYTES:
                 self._alone += 1
                 if self._alone % LOOK_EVERY:
                     break  # it comes alone, and to look for another costs as much as a turn
@@ -165,19 +166,18 @@ class Demultiplexer:
         for link in touched.values():
             link.settle()
 
-    def _route(self, data: bytes, segment_bytes: int, path: Path, touched: dict[int, LinkReceiver]) -> None:
-        """Hand runs of segments with one connection ID to their link whole, everything else one by one."""
-        size, start = len(data), 0
-        while start < size:
-            link = self.links.get(data[start + 1 : start + 9]) if data[start] & 0xC0 == _FIXED_BIT else None
+    def _route(self, segments: Segments, path: Path, touched: dict[int, LinkReceiver]) -> None:
+        """Hand runs of datagrams with one connection ID to their link whole, everything else one by one."""
+        start, count = 0, segments.count
+        while start < count:
+            head, end = segments.head(start), start + 1
+            link = self.links.get(head[1:9]) if head[0] & 0xC0 == _FIXED_BIT else None
             if link is None:
-                end = start + segment_bytes
-                single = self._route_single(data[start:end] if size > segment_bytes else data, path)
-                if single is not None:
-                    touched[id(single)] = single
+                link = self._route_single(segments.datagram(start), path)
             else:
-                end = _end_of_run(data, segment_bytes, start)
-                link.receive(data[start:end] if end - start < size else data, segment_bytes, path)
+                end = _end_of_run(segments, start, count)
+                link.receive(segments if end - start == count else segments.part(start, end), path)
+            if link is not None:
                 touched[id(link)] = link
             start = end
 
@@ -192,16 +192,13 @@ class Demultiplexer:
         return None
 
 
-def _end_of_run(data: bytes, segment_bytes: int, start: int) -> int:
-    """Where the segments end that bear the connection ID of the one at `start`; mostly that is all of them."""
-    size, count = len(data), -(-(len(data) - start) // segment_bytes)
-    if count > 1:
-        columns = [data[start + at :: segment_bytes] for at in range(1, 9)]
-        if all(column == column[:1] * count for column in columns) and not data[start::segment_bytes].translate(
-            None, SHORT_FIRST
-        ):
-            return size
-    head, end = data[start + 1 : start + 9], start + segment_bytes
-    while end < size and data[end + 1 : end + 9] == head and data[end] & 0xC0 == _FIXED_BIT:
-        end += segment_bytes
+def _end_of_run(segments: Segments, start: int, count: int) -> int:
+    """Where the datagrams end that bear the connection ID of the one at `start`; mostly that is all of them."""
+    if not start and count > 1:
+        firsts, *ids = segments.columns(0, 9)
+        if ids == [column[:1] * count for column in ids] and not firsts.translate(None, SHORT_FIRST):
+            return count
+    first, end = segments.head(start), start + 1
+    while end < count and (head := segments.head(end))[1:9] == first[1:9] and head[0] & 0xC0 == _FIXED_BIT:
+        end += 1
     return end

@@ -24,6 +24,7 @@ from proxy_vpn.net.supply import Supply
 from proxy_vpn.net.trains import Trains
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import OVERHEAD_BYTES
+from proxy_vpn.wire.segments import Segments
 from proxy_vpn.wire.train import cut, train_id
 
 KEY_UPDATE_PACKETS = 1 << 22
@@ -117,20 +118,20 @@ class Link:
             del self._demux.links[connection_id]
             self._demux.links.pop(train_id(connection_id), None)
 
-    def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
+    def receive(self, segments: Segments, path: Path) -> None:
         """Feed; call `settle` once after all of a turn's datagrams."""
         if self._closed:
             return
-        self.received_bytes += len(data)
+        self.received_bytes += segments.size
         now = self._loop.time()
         try:
-            fresh = self.engine.receive(data, segment_bytes, now)
+            fresh = self.engine.receive(segments.data, segments.segment_bytes, now)
         except Exception as error:
             # Both packages raise anything at all on malformed or unexpected input; it costs this connection.
             self._fail(error)
             return
         if fresh:
-            self._fed_bytes += len(data)
+            self._fed_bytes += segments.size
             self.received_at = now
             self._unanswered_since = 0.0
             if path != self.path:

@@ -8,6 +8,7 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.net.demux import LinkReceiver
 from proxy_vpn.net.engine import LONG_HEADER_BIT
 from proxy_vpn.net.udp import Path
+from proxy_vpn.wire.segments import Segments, alone
 from proxy_vpn.wire.train import Joiner, Splitter
 
 PARITY_S = 5.0
@@ -42,10 +43,10 @@ class Trains:
         trains = (p if len(p) <= datagram_bytes else split(p, datagram_bytes, parity) for p in packets)
         return [train for train in trains if train]
 
-    def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
+    def receive(self, segments: Segments, path: Path) -> None:
         """Take datagrams of trains; LinkReceiver."""
-        for packets, packet_bytes in self._joiner.feed(data, segment_bytes):
-            self._link.receive(packets, packet_bytes, path)
+        for packets in self._joiner.feed(segments):
+            self._link.receive(packets, path)
 
     def settle(self) -> None:
         """All of this turn's datagrams have been received; LinkReceiver."""
@@ -67,4 +68,4 @@ class Parts:
             if len(self._joiners) >= JOINERS_LIMIT:
                 del self._joiners[next(iter(self._joiners))]
             joiner = self._joiners[source.ip] = Joiner(long_headers=True)
-        return [packet for packet, _ in joiner.feed(opened, len(opened))]
+        return [packet.data for packet in joiner.feed(alone(opened))]

@@ -22,6 +22,7 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.errors import StateError
 from proxy_vpn.net.filter import drop_dht_queries
 from proxy_vpn.net.recvmmsg import ManyReceiver, ancillary, available, socket_address
+from proxy_vpn.wire.segments import Laid, Segments
 from proxy_vpn.wire.train import DATAGRAM_LIMIT_BYTES, cut
 
 RECEIVE_BYTES = 65535
@@ -56,10 +57,9 @@ class Path(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Datagrams of one path, laid end to end; all but the last have `segment_bytes`."""
+    """Datagrams of one path."""
 
-    data: bytes
-    segment_bytes: int
+    segments: Segments
     path: Path
 
 
@@ -151,18 +151,17 @@ class UdpSocket:
         except (BlockingIOError, InterruptedError, ConnectionError):
             return []
         segment_bytes, info = _read(ancillary)
-        path = self._paths.get((info, source)) or self._learn_path(info, source)
+        path = self._path(info, source)
         if not segment_bytes and MANY_LEAST_BYTES <= len(data) <= DATAGRAM_LIMIT_BYTES and self._has_many:
             self._alone += 1
             if self._alone >= MANY_AFTER:
                 self._many = ManyReceiver(len(data))
         elif segment_bytes:
             self._alone = 0
-        return [Batch(data, segment_bytes or len(data) or 1, path)]
+        return [Batch(Laid(data, segment_bytes or len(data) or 1), path)]
 
     def _receive_many(self, many: ManyReceiver) -> list[Batch]:
         """As long as datagrams come alone though large, many in one call."""
-        batches, fits = [], False
         try:
             several = many.receive(self.fileno())
         except (BlockingIOError, InterruptedError, ConnectionError):
@@ -170,16 +169,20 @@ class UdpSocket:
         except OSError:  # a system that has the call and refuses it: never again
             self._many, self._has_many = None, False
             return []
-        for received in several:
-            segment_bytes, info = _read(ancillary(received.control))
-            source = socket_address(received.name)
-            path = self._paths.get((info, source)) or self._learn_path(info, source)
-            fits = len(received.data) > received.segment_bytes and not segment_bytes
-            batches.append(Batch(received.data, segment_bytes or received.segment_bytes or 1, path))
+        batches, fits = [], False
+        for segments, name, control in several:
+            segment_bytes, info, source = _origin(name, control)
+            fits = segments.count > 1 and not segment_bytes
+            if segment_bytes:
+                segments = Laid(segments.data, segment_bytes)
+            batches.append(Batch(segments, self._path(info, source)))
         self._misfits = 0 if fits else self._misfits + 1
         if self._misfits >= MISFITS_LIMIT:
             self._many, self._alone, self._misfits = None, 0, 0
         return batches
+
+    def _path(self, info: bytes, source: tuple[object, ...]) -> Path:
+        return self._paths.get((info, source)) or self._learn_path(info, source)
 
     def _learn_path(self, info: bytes, source: tuple[object, ...]) -> Path:
         remote = Address(str(source[0]).partition("%")[0], int(str(source[1])))
@@ -293,6 +296,12 @@ class UdpSocket:
 
 def _size(call: _Call) -> int:
     return sum(map(len, call.datagrams), _CALL_BYTES)
+
+
+@lru_cache(maxsize=_PATHS_CACHED)
+def _origin(name: bytes, control: bytes) -> tuple[int, bytes, tuple[object, ...]]:
+    """The same as `_read` gives, and the address, as the kernel wrote them."""
+    return *_read(ancillary(control)), socket_address(name)
 
 
 def _read(messages: Iterable[tuple[int, int, bytes]]) -> tuple[int, bytes]:

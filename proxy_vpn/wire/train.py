@@ -15,13 +15,12 @@ packet that QUIC does not open.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
+
+from proxy_vpn.wire.segments import HEAD_BYTES, Laid, Segments
 
 CONNECTION_ID_BYTES = 8
-HEADER_BYTES = 13
+HEADER_BYTES = HEAD_BYTES
 TRAILER_BYTES = 2
 COUNT_LIMIT = 15
 # Eleven full datagrams of 1452 bytes: four such packets fill a call of the kernel, larger ones save nothing more, and a
@@ -43,7 +42,6 @@ SHORT_FIRST, _LONG_FIRST = bytes(range(0x40, 0x80)), bytes(range(0xC0, 0x100))
 _ORDERS = [bytes((index << 4) | count for index in range(count)) for count in range(COUNT_LIMIT + 1)]
 _PLACES = [[order[index : index + 1] for index in range(len(order))] for order in _ORDERS]
 _DONE_REMEMBERED = 64
-_LENGTHS_REMEMBERED = 256
 
 
 def train_id(connection_id: bytes) -> bytes:
@@ -74,14 +72,16 @@ class Splitter:
         end = bytes(padding) + padding.to_bytes(TRAILER_BYTES, "big")
         if len(packet) < (count - 1) * size:  # the end begins a part earlier
             packet, end = packet + end[:1], end[1:]
-        parts = [*_cutter(size, count, len(packet))(packet)]
-        parts[-1] += end
+        view = memoryview(packet)
         self._number = (self._number + 1) % _NUMBERS
-        pieces = [_FIXED_BIT + _train_of(packet) + self._number.to_bytes(3, "big")] * (3 * count)
+        head = _FIXED_BIT + _train_of(packet) + self._number.to_bytes(3, "big")
+        pieces: list[bytes | memoryview] = [head] * (3 * count)
         pieces[1::3] = _PLACES[count]
-        pieces[2::3] = parts
+        pieces[2::3] = [view[start : start + size] for start in range(0, count * size, size)]
+        pieces.append(end)
         if parity:
-            pieces += (pieces[0], bytes(((count << 4) | count,)), _xor(parts, size))
+            *parts, last = pieces[2::3]
+            pieces += (head, bytes(((count << 4) | count,)), _xor((*parts, bytes(last) + end), size))
         return b"".join(pieces)
 
 
@@ -96,32 +96,30 @@ class Joiner:
         self.repaired = 0  # how many parts the parity has replaced
         self._pending: dict[bytes, _Pending] = {}
         self._held_bytes = 0
-        self._done: dict[bytes, None] = {}
+        self._done: set[bytes] = set()
+        self._done_before: set[bytes] = set()
 
-    def feed(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, int]]:
-        """Runs of whole packets, laid end to end, all but the last of a run of the given size.
-
-        `data`: datagrams of trains, laid end to end; all but the last have `segment_bytes`.
-        """
+    def feed(self, segments: Segments) -> Iterator[Laid]:
+        """Whole packets that datagrams of trains make."""
         run: list[bytes] = []
-        for packets, packet_bytes in self._own_packets(data, segment_bytes):
+        for packets, packet_bytes in self._own_packets(segments):
             several = len(packets) > packet_bytes
             if run and (several or packet_bytes > len(run[0])):
-                yield b"".join(run), len(run[0])
+                yield Laid(b"".join(run), len(run[0]))
                 run = []
             if several:
-                yield packets, packet_bytes
+                yield Laid(packets, packet_bytes)
                 continue
             run.append(packets)
             if packet_bytes < len(run[0]):
-                yield b"".join(run), len(run[0])
+                yield Laid(b"".join(run), len(run[0]))
                 run = []
         if run:
-            yield b"".join(run), len(run[0])
+            yield Laid(b"".join(run), len(run[0]))
 
-    def _own_packets(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, int]]:
+    def _own_packets(self, segments: Segments) -> Iterator[tuple[bytes, int]]:
         """One or several of a length, of the connections whose trains brought them."""
-        for train, packets, packet_bytes in self._packets(data, segment_bytes):
+        for train, packets, packet_bytes in self._packets(segments):
             if self._are_of(train, packets, packet_bytes):
                 yield packets, packet_bytes
             elif len(packets) > packet_bytes:
@@ -134,66 +132,63 @@ class Joiner:
         starts = range(self._id_at, len(packets), packet_bytes)
         return {packets[start : start + CONNECTION_ID_BYTES] for start in starts} == {train_id(train)}
 
-    def _packets(self, data: bytes, segment_bytes: int) -> Iterator[tuple[bytes, bytes, int]]:
+    def _packets(self, segments: Segments) -> Iterator[tuple[bytes, bytes, int]]:
         """Whose trains, one or several packets of a length, and that length."""
-        if segment_bytes > DATAGRAM_LIMIT_BYTES:
+        if not HEADER_BYTES < segments.segment_bytes <= DATAGRAM_LIMIT_BYTES:
             return
-        places = data[_PLACE::segment_bytes]
-        numbers = data[_NUMBER_END - 1 :: segment_bytes]
-        at, segments, full = 0, len(places), len(data) // segment_bytes
-        while at < segments:
-            first, count = at * segment_bytes, places[at] & 15
-            train = data[first + _ID_AT : first + _ID_END]
+        numbers, places = segments.columns(_NUMBER_END - 1, _PLACE + 1)
+        at, full, body_bytes = 0, segments.size // segments.segment_bytes, segments.segment_bytes - HEADER_BYTES
+        while at < len(places):
+            head = segments.head(at)
+            train, count = head[_ID_AT:_ID_END], places[at] & 15
             many = _whole_trains(places, numbers, at, count, full)
             if many:
-                at += many * count
-                whole = data[first : at * segment_bytes]
-                self._finished(
-                    [whole[i + _ID_AT : i + HEADER_BYTES] for i in range(0, len(whole), count * segment_bytes)]
-                )
-                yield from ((train, *joined) for joined in _joined(whole, segment_bytes, count))
+                start, at = at, at + many * count
+                self._finished(segments.heads(start, at, count, _ID_AT))
+                for packets, packet_bytes in _joined(segments, start, at, count):
+                    yield train, packets, packet_bytes
                 continue
-            packet = self._part(data[first : first + segment_bytes])
+            parts = _successive(places, numbers, at)
+            name = head[_ID_AT:_NUMBER_END] + bytes((count,))
+            packet = self._add(name, places[at] >> 4, segments.bodies(at, at + parts), body_bytes)
             if packet is not None:
                 yield train, packet, len(packet)
-            at += 1
+            at += parts
 
-    def _part(self, datagram: bytes) -> bytes | None:
-        """The packet that this datagram completes."""
-        if len(datagram) <= HEADER_BYTES:
+    def _add(self, train: bytes, index: int, bodies: bytes, body_bytes: int) -> bytes | None:
+        """The packet that these successive parts complete; `train`: the connection's ID, number and count."""
+        count = train[-1]
+        if train in self._done or train in self._done_before or index > count or count < 2 or not bodies:
             return None
-        index, count = datagram[_PLACE] >> 4, datagram[_PLACE] & 15
-        train = datagram[_ID_AT:_NUMBER_END] + bytes((count,))
-        if train in self._done or index > count or count < 2:
-            return None
-        while len(self._pending) >= PENDING_LIMIT or self._held_bytes + len(datagram) > PENDING_BYTES:
+        if len(bodies) > (count - 1) * body_bytes:
+            self._finished([train])
+            return _trimmed(bodies)
+        while len(self._pending) >= PENDING_LIMIT or self._held_bytes + len(bodies) > PENDING_BYTES:
             self._drop(next(iter(self._pending)))
         pending = self._pending.get(train)
         if pending is None:
             pending = self._pending[train] = _Pending(count)
-        if index in pending.parts:
-            return None
-        pending.parts[index] = datagram[HEADER_BYTES:]
-        self._held_bytes += len(datagram)
-        if len(pending.parts) < count:
+        self._held_bytes -= pending.size
+        pending.add(index, bodies, body_bytes)
+        self._held_bytes += pending.size
+        if not pending.is_complete:
             return None
         self._finished([train])
-        if count in pending.parts:
+        if pending.lacks_one:
             self.repaired += 1
         return pending.join()
 
     def _drop(self, train: bytes) -> None:
-        pending = self._pending.pop(train)
-        self._held_bytes -= sum(len(part) + HEADER_BYTES for part in pending.parts.values())
+        self._held_bytes -= self._pending.pop(train).size
 
     def _finished(self, trains: Sequence[bytes]) -> None:
         """What still comes of these, named by ID, number and count, is not the beginning of others."""
         if self._pending:
             for train in self._pending.keys() & trains:
                 self._drop(train)
-        self._done.update(dict.fromkeys(trains))
-        for train in [*islice(self._done, max(len(self._done) - _DONE_REMEMBERED, 0))]:
-            del self._done[train]
+        if len(self._done) >= _DONE_REMEMBERED:
+            self._done_before, self._done = self._done, set()
+        self._done.update(trains)
 
 
 def _whole_trains(places: bytes, numbers: bytes, at: int, count: int, full: int) -> int:
@@ -202,40 +197,33 @@ def _whole_trains(places: bytes, numbers: bytes, at: int, count: int, full: int)
     `places`, `numbers`: the index and count, and the number's last byte, of each datagram; `full`: how many are not
     shorter. A look at two bytes of each datagram.
     """
-    for many in ((full - at) // count, 1) if count > 1 else ():
+    there = (full - at) // count if count > 1 else 0
+    for many in (there, 1) if there else ():
         end = at + many * count
-        alike = many > 0 and places[at:end] == _ORDERS[count] * many
-        if alike and numbers[at:end] == b"".join([numbers[i : i + 1] * count for i in range(at, end, count)]):
+        if places[at:end] == _ORDERS[count] * many and numbers[at:end] == b"".join(
+            [numbers[i : i + 1] * count for i in range(at, end, count)]
+        ):
             return many
     return 0
 
 
-def _joined(data: bytes, segment_bytes: int, count: int) -> Iterator[tuple[bytes, int]]:
+def _successive(places: bytes, numbers: bytes, at: int) -> int:
+    """How many datagrams bring parts of one train, one after the other; 1 if the first is no part of any."""
+    index, count = places[at] >> 4, places[at] & 15
+    parts = max(min(count - index, len(places) - at), 1)
+    alike = places[at : at + parts] == _ORDERS[count][index : index + parts]
+    return parts if alike and numbers[at : at + parts] == numbers[at : at + 1] * parts else 1
+
+
+def _joined(segments: Segments, start: int, end: int, count: int) -> list[tuple[bytes, int]]:
     """The packets of whole trains of `count` parts, laid end to end if they are of one length, and that length."""
-    train_bytes = count * segment_bytes
-    trailers = {data[end - TRAILER_BYTES : end] for end in range(train_bytes, len(data) + 1, train_bytes)}
+    trailers = set(segments.tails(start, end, count, TRAILER_BYTES))
     if len(trailers) == 1:
-        over = int.from_bytes(trailers.pop(), "big") + TRAILER_BYTES
-        if over < segment_bytes - HEADER_BYTES:
-            parts = chain.from_iterable(_parts(segment_bytes, count, over).iter_unpack(data))
-            yield b"".join(parts), train_bytes - count * HEADER_BYTES - over
-            return
-    for train in cut(data, train_bytes):
-        packet = _trimmed(b"".join([datagram[HEADER_BYTES:] for datagram in cut(train, segment_bytes)]))
-        yield packet, len(packet)
-
-
-@lru_cache(maxsize=_LENGTHS_REMEMBERED)
-def _parts(segment_bytes: int, count: int, over: int) -> struct.Struct:
-    """Of a train of `count` datagrams: their parts, without `over` bytes of the last."""
-    part_bytes = segment_bytes - HEADER_BYTES
-    return struct.Struct(f"{HEADER_BYTES}x{part_bytes}s" * (count - 1) + f"{HEADER_BYTES}x{part_bytes - over}s{over}x")
-
-
-@lru_cache(maxsize=_LENGTHS_REMEMBERED)
-def _cutter(size: int, count: int, packet_bytes: int) -> Callable[[bytes], tuple[bytes, ...]]:
-    """What cuts a packet of such a length into `count` parts, all but the last of `size` bytes."""
-    return struct.Struct(f"{size}s" * (count - 1) + f"{packet_bytes - (count - 1) * size}s").unpack
+        over, body_bytes = _over(trailers.pop()), segments.segment_bytes - HEADER_BYTES
+        if over < body_bytes:
+            return [(segments.cut_bodies(start, end, count, over), count * body_bytes - over)]
+    packets = [_trimmed(segments.bodies(first, first + count)) for first in range(start, end, count)]
+    return [(packet, len(packet)) for packet in packets]
 
 
 def _train_of(packet: bytes) -> bytes:
@@ -244,28 +232,62 @@ def _train_of(packet: bytes) -> bytes:
 
 
 class _Pending:
-    """The parts of one train so far, by index."""
+    """What came of one train so far: bodies of successive parts, by the first one's index."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
-        self.parts: dict[int, bytes] = {}
+        self._count = count
+        self._runs: dict[int, tuple[bytes, int]] = {}
+        self._there = 0  # a bit for each part
+        self.size = 0
+
+    def add(self, index: int, bodies: bytes, body_bytes: int) -> None:
+        """Take those of them that are not there: from this index on, each of so many bytes but perhaps the last."""
+        parts = -(-len(bodies) // body_bytes)
+        mask = ((1 << parts) - 1) << index
+        if not mask & self._there:
+            self._runs[index] = bodies, body_bytes
+            self._there |= mask
+            self.size += len(bodies)
+        elif parts > 1:
+            for later, body in enumerate(cut(bodies, body_bytes), index):
+                self.add(later, body, body_bytes)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._there.bit_count() >= self._count
+
+    @property
+    def lacks_one(self) -> bool:
+        """Of those that are complete, whether the parity stands for a part."""
+        return self._there.bit_count() == self._count and bool(self._there >> self._count)
 
     def join(self) -> bytes:
         """The packet, or something that is none if its parts do not fit together."""
-        parity = self.parts.pop(self.count, None)
-        if parity is not None:
-            (missing,) = set(range(self.count)) - self.parts.keys()
-            self.parts[missing] = _xor((parity, *self.parts.values()), len(parity))
-        return _trimmed(b"".join(self.parts[index] for index in range(self.count)))
+        if self.lacks_one:
+            return _trimmed(b"".join(self._repaired()))
+        self._runs.pop(self._count, None)
+        return _trimmed(b"".join([self._runs[index][0] for index in sorted(self._runs)]))
+
+    def _repaired(self) -> list[bytes]:
+        """All parts, one of them from the others and the parity."""
+        parts = {index: body for first, run in self._runs.items() for index, body in enumerate(cut(*run), first)}
+        parity = parts.pop(self._count)
+        (missing,) = set(range(self._count)) - parts.keys()
+        parts[missing] = _xor((parity, *parts.values()), len(parity))
+        return [parts[index] for index in range(self._count)]
+
+
+def _over(trailer: bytes) -> int:
+    """How much at the end is not the packet's."""
+    return int.from_bytes(trailer, "big") + TRAILER_BYTES
 
 
 def _trimmed(joined: bytes) -> bytes:
     """Without the zeros at the end and their number."""
-    end = len(joined) - TRAILER_BYTES
-    return joined[: max(end - int.from_bytes(joined[end:], "big"), 0)]
+    return joined[: max(len(joined) - _over(joined[-TRAILER_BYTES:]), 0)]
 
 
-def _xor(parts: Iterable[bytes], size: int) -> bytes:
+def _xor(parts: Iterable[bytes | memoryview], size: int) -> bytes:
     """The exclusive or of all parts, which are meant to have `size` bytes."""
     total = 0
     for part in parts:

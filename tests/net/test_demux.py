@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -11,6 +12,8 @@ from proxy_vpn.addresses import Address
 from proxy_vpn.net.demux import ALONE_BYTES, LOOK_EVERY, SHORT_TURN_BATCHES, Demultiplexer, LinkReceiver
 from proxy_vpn.net.turns import Turns
 from proxy_vpn.net.udp import Path, UdpSocket, _Call
+from proxy_vpn.wire.segments import HEAD_BYTES, Segments
+from tests.support.segments import laid, scattered
 
 WAIT_S = 10.0
 ID_A, ID_B = b"aaaaaaaa", b"bbbbbbbb"
@@ -27,8 +30,8 @@ class FakeLink:
         self.has_settled = asyncio.Event()
         self._order = settled
 
-    def receive(self, data: bytes, segment_bytes: int, path: Path) -> None:
-        self.received.append((data, segment_bytes, path))
+    def receive(self, segments: Segments, path: Path) -> None:
+        self.received.append((segments.data, segments.segment_bytes, path))
 
     def settle(self) -> None:
         self.settled += 1
@@ -165,6 +168,33 @@ def test_sealed_datagrams_and_krpc_within_a_batch_are_singled_out() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("read", [laid, scattered])
+def test_however_they_were_read_each_gets_its_own_in_order(read: Callable[[list[bytes]], Segments]) -> None:
+    async def test(bench: Bench) -> None:
+        path, size = Path("127.0.0.1", 0, bench.sender.address), len(KRPC)
+        kinds = [short(ID_A, bytes(size - 9)), short(ID_B, bytes(size - 9)), short(ID_A, bytes(size - 9), first=0xC0)]
+        kinds += [bytes(size), KRPC]
+        noise = random.Random(3)
+        for _ in range(200):
+            among = noise.sample(kinds, noise.randrange(1, 4))
+            sent = [bytearray(noise.choice(among)) for _ in range(noise.randrange(1, 20))]
+            for number, datagram in enumerate(sent):
+                datagram[-3] = number
+            if noise.random() < 0.5:
+                sent[-1] = sent[-1][: noise.randrange(HEAD_BYTES, size)]
+            datagrams = [bytes(datagram) for datagram in sent]
+            touched: dict[int, LinkReceiver] = {}
+            bench.demux._route(read(datagrams), path, touched)
+            assert touched == {id(link): link for link in (bench.a, bench.b) if link.received}
+            assert bench.a.segments == [one for one in datagrams if one[:9] == b"\x40" + ID_A]
+            assert bench.b.segments == [one for one in datagrams if one[:9] == b"\x40" + ID_B]
+            assert [one for one, _ in bench.sealed] == [one for one in datagrams if not one[0] and len(one) >= 32]
+            assert [one for one, _ in bench.krpc] == [one for one in datagrams if one[:1] == b"d" and one[-1:] == b"e"]
+            del bench.a.received[:], bench.b.received[:], bench.sealed[:], bench.krpc[:]
+
+    run(test)
+
+
 def test_runs_of_one_connection_stay_together() -> None:
     async def test(bench: Bench) -> None:
         sent = [short(ID_A, bytes([number]).ljust(1191, b"p")) for number in range(40)]
@@ -194,7 +224,7 @@ def test_bytes_are_counted_and_sent_from_the_family_of_the_path() -> None:
             await readable.wait()
         asyncio.get_running_loop().remove_reader(bench.sender.fileno())
         (batch,) = bench.sender.receive()
-        assert batch.data == b"hello"
+        assert batch.segments.data == b"hello"
         assert bench.demux.sent_bytes >= 5
         await bench.send(short(ID_A))
         assert bench.demux.received_bytes >= 39

@@ -13,6 +13,7 @@ from proxy_vpn.net.supply import HURRY_FLIGHT_BYTES
 from proxy_vpn.net.turns import Turns
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import OVERHEAD_BYTES
+from proxy_vpn.wire.segments import alone
 from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES
 from proxy_vpn.wire.train import PACKET_BYTES as LARGE
 from tests.support.engine_pair import PAIRINGS, hostile
@@ -273,7 +274,7 @@ def test_after_the_end_everything_is_quiet(engines: tuple[str, str]) -> None:
             wire.recording = True
             for handler in (client, server):
                 link = handler.link
-                link.receive(b"\x40" * 100, 100, Path("", 0, HERE))
+                link.receive(alone(b"\x40" * 100), Path("", 0, HERE))
                 link.settle()
                 link.wake()
                 link.kick()
@@ -419,7 +420,7 @@ def test_hostile_bytes_end_at_most_the_connection_they_went_to(engines: tuple[st
                 for handler, host in ((client, one), (server, two)):
                     path = Path(host.address.ip, 0, THERE if host is one else HERE)
                     if spoiled:
-                        handler.link.receive(spoiled, len(spoiled), path)
+                        handler.link.receive(alone(spoiled), path)
                         handler.link.settle()
             await asyncio.sleep(1.0)
             client.link.close(0x100, "")
@@ -443,7 +444,7 @@ def test_a_server_link_that_only_ever_got_noise_is_quiet(name: str) -> None:
         host = Host(wire, HERE, name)
         for body in (b"\xc0" + bytes(1199), b"\xc0\0\0\0\1\x08" + b"d" * 8 + b"\x08" + b"s" * 1200, b"\x80" * 20):
             handler = host._link(False, 1200, b"d" * 8, Path("", 0, THERE))
-            handler.link.receive(body, len(body), Path(HERE.ip, 0, THERE))
+            handler.link.receive(alone(body), Path(HERE.ip, 0, THERE))
             handler.link.settle()
             handler.link.wake()
             handler.link.kick()

@@ -17,6 +17,7 @@ from proxy_vpn.errors import StateError
 from proxy_vpn.net import udp
 from proxy_vpn.net.recvmmsg import ManyReceiver, Received, available
 from proxy_vpn.net.udp import MANY_AFTER, MISFITS_LIMIT, Batch, Path, UdpSocket
+from proxy_vpn.wire.segments import HEAD_BYTES, Laid, Segments
 from proxy_vpn.wire.train import DATAGRAM_LIMIT_BYTES, cut
 
 WAIT_S = 10.0
@@ -54,7 +55,7 @@ async def batches(one: UdpSocket, done: Callable[[list[Batch]], bool]) -> list[B
         while not done(received):
             readable.clear()
             while several := one.receive():
-                received += several
+                received += [batch._replace(segments=kept(batch.segments)) for batch in several]
             if not done(received):
                 await readable.wait()
     finally:
@@ -62,12 +63,13 @@ async def batches(one: UdpSocket, done: Callable[[list[Batch]], bool]) -> list[B
     return received
 
 
+def kept(segments: Segments) -> Laid:
+    """Past the next read."""
+    return Laid(segments.data, segments.segment_bytes)
+
+
 def segments(received: list[Batch]) -> list[bytes]:
-    return [
-        batch.data[at : at + batch.segment_bytes]
-        for batch in received
-        for at in range(0, len(batch.data), batch.segment_bytes)
-    ]
+    return [each for batch in received for each in cut(batch.segments.data, batch.segments.segment_bytes)]
 
 
 async def datagrams(one: UdpSocket, count: int) -> list[bytes]:
@@ -322,11 +324,11 @@ def test_large_datagrams_that_come_alone_are_read_many_at_a_time(ip: str) -> Non
 
         try:
             send(one, *some(MANY_AFTER + 40, 1452))
-            assert max(len(batch.data) for batch in await received()) == 40 * 1452
+            assert max(batch.segments.size for batch in await received()) == 40 * 1452
             send(one, *some(20, 1452), *some(1, 700))
             (whole,) = await received()
-            assert whole.path == Path(ip, 0, one.address) and whole.segment_bytes == 1452
-            send(one, *some(3, 1452), *some(2, 60_000), b"x")
+            assert whole.path == Path(ip, 0, one.address) and whole.segments.segment_bytes == 1452
+            send(one, *some(3, 1452), *some(2, 60_000), b"x", *some(2, 1452), *some(1, HEAD_BYTES), *some(1, 1452))
             send(other, *some(3, 1452))
             send(one, *some(2, 1452))
             assert len(await received()) > 3
@@ -343,7 +345,7 @@ def test_large_datagrams_that_come_alone_are_read_many_at_a_time(ip: str) -> Non
                 await received()
             assert two._many is None
             send(one, *some(MANY_AFTER + 40, 1200))
-            assert max(len(batch.data) for batch in await received()) == 40 * 1200
+            assert max(batch.segments.size for batch in await received()) == 40 * 1200
         finally:
             for each in (one, other, two):
                 each.close()

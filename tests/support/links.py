@@ -16,6 +16,7 @@ from proxy_vpn.net.quic import Link
 from proxy_vpn.net.trains import Parts
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import NONCE_BYTES, OVERHEAD_BYTES, SealKey
+from proxy_vpn.wire.segments import alone
 from tests.support.engine_pair import RecordingHandler
 from tests.support.mesh_world import Changes, Wire, WireDemux
 
@@ -129,7 +130,7 @@ class Host:
                 link = self._half_open.get(destination) or self.demux.links.get(destination)
                 if link is None:
                     link = self._link(False, self._size, initial_destination(opened), path).link
-                link.receive(opened, len(opened), path)
+                link.receive(alone(opened), path)
         except WireError:
             return None
         return link

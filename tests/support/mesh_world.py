@@ -26,6 +26,7 @@ from proxy_vpn.net.demux import Demultiplexer, LinkReceiver
 from proxy_vpn.net.engines import engine_factory
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.messages import Reach
+from proxy_vpn.wire.segments import alone
 from proxy_vpn.wire.train import cut
 
 PORT = 41641
@@ -144,7 +145,7 @@ class WireDemux(Demultiplexer):
     def deliver(self, datagram: bytes, path: Path) -> None:
         touched: dict[int, LinkReceiver] = {}
         self.received_bytes += len(datagram)
-        self._route(datagram, len(datagram), path, touched)
+        self._route(alone(datagram), path, touched)
         for link in touched.values():
             link.settle()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy_vpn.wire.segments import HEAD_BYTES, Laid, Segments, alone
 from proxy_vpn.wire.train import (
     COUNT_LIMIT,
     HEADER_BYTES,
@@ -20,10 +22,13 @@ from proxy_vpn.wire.train import (
     cut,
     train_id,
 )
+from tests.support.segments import laid, scattered
 
 DATAGRAM_BYTES = 1452
 ID = b"\x01\x02\x03\x04\x05\x06\x07\x08"
 sizes = st.integers(1200, 1500)
+Read = Callable[[list[bytes]], Segments]
+READS = (laid, scattered)
 
 
 def packet(size: int, seed: int = 1) -> bytes:
@@ -36,7 +41,7 @@ def split(splitter: Splitter, whole: bytes, datagram_bytes: int, parity: bool) -
 
 def fed(joiner: Joiner, datagrams: list[bytes]) -> list[bytes]:
     """The packets that come of datagrams one by one."""
-    return [whole for datagram in datagrams for whole, _ in joiner.feed(datagram, len(datagram))]
+    return [whole.data for datagram in datagrams for whole in joiner.feed(alone(datagram))]
 
 
 @given(sizes, st.data())
@@ -63,17 +68,18 @@ def test_a_parity_replaces_any_one_part(datagram_bytes: int, size: int, data: st
     assert fed(Joiner(), rest[1:]) == []
 
 
+@pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("parity", [False, True])
-def test_trains_that_the_kernel_joined_come_as_one_run(parity: bool) -> None:
+def test_trains_that_are_read_together_come_as_one_run(parity: bool, read: Read) -> None:
     splitter, joiner = Splitter(), Joiner()
     packets = [packet(11_470, seed) for seed in range(4)]
     datagrams = [each for sent in packets for each in split(splitter, sent, DATAGRAM_BYTES, parity)]
     assert {len(datagram) for datagram in datagrams} == {DATAGRAM_BYTES}
-    assert list(joiner.feed(b"".join(datagrams), DATAGRAM_BYTES)) == [(b"".join(packets), 11_470)]
+    assert list(joiner.feed(read(datagrams))) == [Laid(b"".join(packets), 11_470)]
     del datagrams[3]
     again = Joiner()
-    runs = list(again.feed(b"".join(datagrams), DATAGRAM_BYTES))
-    assert b"".join(run for run, _ in runs) == b"".join(packets[0 if parity else 1 :])
+    runs = list(again.feed(read(datagrams)))
+    assert b"".join(run.data for run in runs) == b"".join(packets[0 if parity else 1 :])
 
 
 @settings(deadline=None)  # a dozen packets take their time on a busy machine
@@ -109,8 +115,8 @@ def test_what_is_read_together_is_what_comes_one_by_one(data: st.DataObject) -> 
     for at, each in enumerate(datagrams):
         batch.append(each)
         if at in ends or at == len(datagrams) - 1:
-            runs = list(joiner.feed(b"".join(batch), len(batch[0])))
-            together += [whole for run, size in runs for whole in cut(run, size)]
+            read = data.draw(st.sampled_from(READS)) if len(batch[-1]) >= HEAD_BYTES else laid
+            together += [whole for run in joiner.feed(read(batch)) for whole in cut(run.data, run.segment_bytes)]
             batch = []
     alone = fed(Joiner(), datagrams)
     at = 0
@@ -134,15 +140,62 @@ def test_alike_trains_whose_last_part_is_hardly_more_than_padding(datagram_bytes
             together = [trains] if all(len(train) % datagram_bytes == 0 for train in trains) else [[t] for t in trains]
             joiner, joined = Joiner(), []
             for some in together:
-                joined += [each for run, step in joiner.feed(b"".join(some), datagram_bytes) for each in cut(run, step)]
+                runs = joiner.feed(Laid(b"".join(some), datagram_bytes))
+                joined += [each for run in runs for each in cut(run.data, run.segment_bytes)]
             assert joined == packets
 
 
 def test_a_train_that_comes_whole_makes_room_of_what_was_there_of_it() -> None:
     joiner, datagrams = Joiner(), split(Splitter(), packet(11_490), DATAGRAM_BYTES, False)
     assert fed(joiner, datagrams[:3]) == [] and joiner._held_bytes
-    assert list(joiner.feed(b"".join(datagrams), DATAGRAM_BYTES)) == [(packet(11_490), 11_490)]
+    assert list(joiner.feed(laid(datagrams))) == [alone(packet(11_490))]
     assert not joiner._held_bytes and not joiner._pending
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_train_that_is_read_whole_needs_nothing_of_what_was_there_of_it(read: Read) -> None:
+    sent, joiner = packet(11_000), Joiner()
+    datagrams = split(Splitter(), sent, DATAGRAM_BYTES, False)
+    assert len(datagrams[-1]) < DATAGRAM_BYTES
+    assert fed(joiner, [datagrams[3][:-1] + b"?"]) == []
+    assert list(joiner.feed(read(datagrams))) == [alone(sent)] and not joiner._pending
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("first", range(9))
+def test_runs_of_parts_that_overlap_or_come_after_the_parity_make_the_packet(read: Read, first: int) -> None:
+    sent = packet(12_900)
+    *datagrams, parity = split(Splitter(), sent, DATAGRAM_BYTES, True)
+    assert len(datagrams) == 9
+    for reads in (
+        (datagrams[first:], datagrams[: first + 1]),
+        (datagrams[: first + 1], datagrams[max(first - 2, 0) :]),
+        ([parity], datagrams[: first + 1], datagrams[first + 1 :]),
+        (datagrams[first + 1 :], [parity], datagrams[: first + 1]),
+    ):
+        joiner = Joiner()
+        assert [each.data for some in reads if some for each in joiner.feed(read(some))] == [sent]
+        assert not joiner._held_bytes
+
+
+@pytest.mark.parametrize("read", READS)
+def test_parts_that_come_in_turn_are_each_of_its_own_train(read: Read) -> None:
+    splitter, joiner = Splitter(), Joiner()
+    packets = [packet(12_900, seed) for seed in range(2)]
+    one, two = (split(splitter, each, DATAGRAM_BYTES, False) for each in packets)
+    mixed = [(one, two)[index % 2][index] for index in range(9)] + [(two, one)[index % 2][index] for index in range(9)]
+    joined = [whole for run in joiner.feed(read(mixed)) for whole in cut(run.data, run.segment_bytes)]
+    assert sorted(joined) == sorted(packets)
+
+
+def test_what_comes_late_of_trains_that_were_joined_begins_none() -> None:
+    splitter, joiner = Splitter(), Joiner()
+    trains = [split(splitter, packet(3_000, seed), DATAGRAM_BYTES, True) for seed in range(20 * PENDING_LIMIT)]
+    for number, (*parts, _) in enumerate(trains):
+        assert len(list(joiner.feed(laid(parts)))) == 1
+        for train in trains[max(number - PENDING_LIMIT + 1, 0) : number + 1]:
+            assert fed(joiner, train[-1:]) == [] and not joiner._pending
+    assert len(joiner._done) + len(joiner._done_before) <= 2 * PENDING_LIMIT
 
 
 def test_one_packet_of_a_stranger_costs_none_of_the_others() -> None:
@@ -151,8 +204,8 @@ def test_one_packet_of_a_stranger_costs_none_of_the_others() -> None:
     packets[2] = b"\x41" + bytes(8) + packets[2][9:]
     datagrams = [each for sent in packets for each in split(splitter, sent, DATAGRAM_BYTES, False)]
     named = [each[:1] + train_id(ID) + each[9:] for each in datagrams]
-    runs = list(Joiner().feed(b"".join(named), DATAGRAM_BYTES))
-    assert b"".join(run for run, _ in runs) == b"".join(packets[:2] + packets[3:])
+    runs = list(Joiner().feed(laid(named)))
+    assert b"".join(run.data for run in runs) == b"".join(packets[:2] + packets[3:])
 
 
 @pytest.mark.parametrize("datagram_bytes", [1200, 1312, 1452])
@@ -163,7 +216,7 @@ def test_no_length_comes_out_wrong_whole_or_in_parts(datagram_bytes: int) -> Non
         for parity in (False, True):
             sent = packet(size)
             datagrams = split(Splitter(), sent, datagram_bytes, parity)
-            assert list(Joiner().feed(b"".join(datagrams), len(datagrams[0]))) == [(sent, size)]
+            assert [list(Joiner().feed(read(datagrams))) for read in READS] == [[alone(sent)]] * 2
             assert fed(Joiner(), datagrams) == [sent]
 
 
@@ -195,10 +248,10 @@ def test_runs_end_with_a_shorter_packet_and_before_a_longer_one() -> None:
     lengths = [9_000, 9_000, 5_000, 9_000, 11_000]
     data = [split(splitter, packet(size), DATAGRAM_BYTES, True) for size in lengths]
     joiner = Joiner()
-    runs = [run for datagrams in data for run in joiner.feed(b"".join(datagrams), DATAGRAM_BYTES)]
-    assert [size for _, size in runs] == lengths
-    merged = list(Joiner().feed(b"".join(each for datagrams in data for each in datagrams), DATAGRAM_BYTES))
-    assert [(len(run), size) for run, size in merged] == [(23_000, 9_000), (9_000, 9_000), (11_000, 11_000)]
+    runs = [run for datagrams in data for run in joiner.feed(laid(datagrams))]
+    assert [run.segment_bytes for run in runs] == lengths
+    merged = list(Joiner().feed(laid([each for datagrams in data for each in datagrams])))
+    assert [(run.size, run.segment_bytes) for run in merged] == [(23_000, 9_000), (9_000, 9_000), (11_000, 11_000)]
 
 
 def test_a_packet_that_is_too_large_makes_no_train() -> None:
@@ -232,14 +285,24 @@ def test_incomplete_trains_are_bounded_and_the_oldest_go() -> None:
     assert fed(joiner, trains[-1][-1:]) == [packet(11_000, PENDING_LIMIT)]
 
 
-def test_noise_raises_nothing_and_stays_bounded() -> None:
+@pytest.mark.parametrize("read", READS)
+def test_noise_raises_nothing_and_stays_bounded(read: Read) -> None:
     rest, joiner = random.Random(5), Joiner()
     good = split(Splitter(), packet(6_000), DATAGRAM_BYTES, True)
+
+    def spoiled() -> bytes:
+        datagram = bytearray(rest.choice(good))
+        for _ in range(rest.choice((0, 0, 1, 2, 5))):
+            datagram[rest.randrange(20)] = rest.randrange(256)
+        return bytes(datagram)
+
     for _ in range(20_000):
-        spoiled = bytearray(rest.choice(good))
-        for _ in range(rest.choice((0, 1, 2, 5))):
-            spoiled[rest.randrange(min(len(spoiled), 20))] = rest.randrange(256)
-        datagram = bytes(spoiled[: rest.choice((rest.randrange(1, len(spoiled)), len(spoiled)))])
-        for whole, size in joiner.feed(datagram, rest.choice((len(datagram), 1, 13, 700))):
-            assert 21 <= size <= len(whole) and whole[0] & 0xC0 == 0x40 and whole[1:9] == ID
-        assert joiner._held_bytes <= PENDING_BYTES + 2 * DATAGRAM_BYTES and len(joiner._pending) <= PENDING_LIMIT
+        datagrams = [spoiled() for _ in range(rest.choice((1, 1, 2, 5, 12)))]
+        datagrams[-1] = datagrams[-1][: rest.choice((rest.randrange(HEAD_BYTES, DATAGRAM_BYTES), DATAGRAM_BYTES))]
+        segments: Segments = read(datagrams)
+        if len(datagrams) == 1 and rest.random() < 0.5:
+            segments = Laid(datagrams[0][: rest.randrange(1, 1452)], rest.choice((1, 13, 14, 700)))
+        for run in joiner.feed(segments):
+            assert 21 <= run.segment_bytes <= run.size and run.data[0] & 0xC0 == 0x40 and run.data[1:9] == ID
+        assert joiner._held_bytes == sum(pending.size for pending in joiner._pending.values()) <= PENDING_BYTES
+        assert len(joiner._pending) <= PENDING_LIMIT and len(joiner._done) <= 2 * PENDING_LIMIT
