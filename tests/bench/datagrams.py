@@ -29,7 +29,7 @@ def receive(port: int) -> dict[str, float]:
         while batches := udp.receive():
             ended = time.monotonic()
             began = began or ended
-            total += sum(len(batch.data) for batch in batches)
+            total += sum(batch.segments.size for batch in batches)
     udp.close()
     return {"bytes": total, "mbit_s": total * 8 / (ended - began) / 1e6 if ended > began else 0.0}
 
