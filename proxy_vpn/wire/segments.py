@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Protocol
 
-HEAD_BYTES = 13
+HEAD_BYTES = 13  # a train's header
 _LENGTHS_REMEMBERED = 256
 
 

@@ -148,7 +148,7 @@ class Joiner:
                 for packets, packet_bytes in _joined(segments, start, at, count):
                     yield train, packets, packet_bytes
                 continue
-            parts = _successive(places, numbers, at)
+            parts = _successive(segments, places, at)
             name = head[_ID_AT:_NUMBER_END] + bytes((count,))
             packet = self._add(name, places[at] >> 4, segments.bodies(at, at + parts), body_bytes)
             if packet is not None:
@@ -207,12 +207,14 @@ def _whole_trains(places: bytes, numbers: bytes, at: int, count: int, full: int)
     return 0
 
 
-def _successive(places: bytes, numbers: bytes, at: int) -> int:
+def _successive(segments: Segments, places: bytes, at: int) -> int:
     """How many datagrams bring parts of one train, one after the other; 1 if the first is no part of any."""
     index, count = places[at] >> 4, places[at] & 15
     parts = max(min(count - index, len(places) - at), 1)
-    alike = places[at : at + parts] == _ORDERS[count][index : index + parts]
-    return parts if alike and numbers[at : at + parts] == numbers[at : at + 1] * parts else 1
+    if places[at : at + parts] != _ORDERS[count][index : index + parts]:
+        return 1
+    trains = {head[:-1] for head in segments.heads(at, at + parts, 1, _ID_AT)}
+    return parts if len(trains) == 1 else 1
 
 
 def _joined(segments: Segments, start: int, end: int, count: int) -> list[tuple[bytes, int]]:

@@ -188,6 +188,18 @@ def test_parts_that_come_in_turn_are_each_of_its_own_train(read: Read) -> None:
     assert sorted(joined) == sorted(packets)
 
 
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("at", range(9, 12))
+def test_a_spoiled_number_costs_no_more_than_its_own_datagram(read: Read, at: int) -> None:
+    sent, joiner = packet(12_900), Joiner()
+    *datagrams, parity = split(Splitter(), sent, DATAGRAM_BYTES, True)
+    spoiled = bytearray(datagrams[2])
+    spoiled[at] ^= 1
+    datagrams[2] = bytes(spoiled)
+    runs = [run for some in (datagrams[:2], datagrams[2:], [parity]) for run in joiner.feed(read(some))]
+    assert runs == [alone(sent)] and joiner.repaired == 1
+
+
 def test_what_comes_late_of_trains_that_were_joined_begins_none() -> None:
     splitter, joiner = Splitter(), Joiner()
     trains = [split(splitter, packet(3_000, seed), DATAGRAM_BYTES, True) for seed in range(20 * PENDING_LIMIT)]
