@@ -128,7 +128,7 @@ class ManyReceiver:
             fits = HEAD_BYTES <= length < self.size
             if index + fits > start:
                 yield self._run(start, index + fits, length if fits else self.size)
-            if not fits:
+            if not fits and length:
                 yield alone(self._datagram(index, length))
             start = index + 1
         if start < len(lengths):

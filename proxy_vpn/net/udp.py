@@ -57,7 +57,7 @@ class Path(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Datagrams of one path."""
+    """Datagrams of one path, good until the socket is read again."""
 
     segments: Segments
     path: Path

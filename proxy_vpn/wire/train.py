@@ -158,11 +158,13 @@ class Joiner:
     def _add(self, train: bytes, index: int, bodies: bytes, body_bytes: int) -> bytes | None:
         """The packet that these successive parts complete; `train`: the connection's ID, number and count."""
         count = train[-1]
-        if train in self._done or train in self._done_before or index > count or count < 2 or not bodies:
+        if index > count or count < 2 or not bodies:
             return None
-        if len(bodies) > (count - 1) * body_bytes:
+        if len(bodies) > (count - 1) * body_bytes:  # whole: whatever came under its name before
             self._finished([train])
             return _trimmed(bodies)
+        if train in self._done or train in self._done_before:
+            return None
         while len(self._pending) >= PENDING_LIMIT or self._held_bytes + len(bodies) > PENDING_BYTES:
             self._drop(next(iter(self._pending)))
         pending = self._pending.get(train)
@@ -208,7 +210,7 @@ def _whole_trains(places: bytes, numbers: bytes, at: int, count: int, full: int)
 
 
 def _successive(segments: Segments, places: bytes, at: int) -> int:
-    """How many datagrams bring parts of one train, one after the other; 1 if the first is no part of any."""
+    """How many datagrams bring parts of one train up to its end or the read's; 1 if anything comes between."""
     index, count = places[at] >> 4, places[at] & 15
     parts = max(min(count - index, len(places) - at), 1)
     if places[at : at + parts] != _ORDERS[count][index : index + parts]:

@@ -115,18 +115,18 @@ def test_what_is_read_together_is_what_comes_one_by_one(data: st.DataObject) -> 
     for at, each in enumerate(datagrams):
         batch.append(each)
         if at in ends or at == len(datagrams) - 1:
-            read = data.draw(st.sampled_from(READS)) if len(batch[-1]) >= HEAD_BYTES else laid
+            read: Read = data.draw(st.sampled_from(READS)) if len(batch[-1]) >= HEAD_BYTES else laid
             together += [whole for run in joiner.feed(read(batch)) for whole in cut(run.data, run.segment_bytes)]
             batch = []
-    alone = fed(Joiner(), datagrams)
+    singly = fed(Joiner(), datagrams)
     at = 0
     for whole, train in zip(sent, trains, strict=True):
         places, at = range(at, at + len(train)), at + len(train)
         if [datagrams[place] for place in places] == train and not ends & set(places[:-1]):
             assert whole in together, "whatever came of it before"
-    assert spoilt or set(alone) & set(sent) <= set(together) <= set(alone) | set(sent)
+    assert spoilt or set(singly) & set(sent) <= set(together) <= set(singly) | set(sent)
     once_each = Counter(set(together))
-    assert Counter(together) <= Counter(alone) | once_each, "twice only where two trains were made of one"
+    assert Counter(together) <= Counter(singly) | once_each, "twice only where two trains were made of one"
 
 
 @pytest.mark.parametrize("datagram_bytes", [1200, 1312, 1452])
@@ -208,6 +208,14 @@ def test_what_comes_late_of_trains_that_were_joined_begins_none() -> None:
         for train in trains[max(number - PENDING_LIMIT + 1, 0) : number + 1]:
             assert fed(joiner, train[-1:]) == [] and not joiner._pending
     assert len(joiner._done) + len(joiner._done_before) <= 2 * PENDING_LIMIT
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("size", [11_000, 11_490])
+def test_a_train_that_is_read_whole_comes_through_after_another_of_its_name(read: Read, size: int) -> None:
+    joiner, datagrams = Joiner(), split(Splitter(), packet(size), DATAGRAM_BYTES, False)
+    assert fed(joiner, [each[:HEADER_BYTES] + b"?" * 30 for each in datagrams]) == []
+    assert list(joiner.feed(read(datagrams))) == [alone(packet(size))]
 
 
 def test_one_packet_of_a_stranger_costs_none_of_the_others() -> None:
