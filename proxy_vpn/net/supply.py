@@ -12,7 +12,8 @@ from proxy_vpn.net.engine import HANDSHAKE_DATAGRAM_BYTES, ROOM_LEAST_BYTES, Eng
 from proxy_vpn.net.pacer import Pacer
 from proxy_vpn.net.turns import TURNS
 from proxy_vpn.net.udp import Path
-from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES
+from proxy_vpn.wire.segments import HEAD_BYTES
+from proxy_vpn.wire.train import TRAILER_BYTES
 
 WINDOW_PACKETS = 11
 UNPACED_PACKETS, SHORT_TURN_PACKETS = 33, 4
@@ -63,7 +64,7 @@ class Supply:
         A packet is no larger than a small part of the congestion window, so that slow lines carry small ones.
         """
         size, largest = self.size, self._engine.size
-        whole = size - HEADER_BYTES - TRAILER_BYTES
+        whole = size - HEAD_BYTES - TRAILER_BYTES
         parts = self._engine.window // (WINDOW_PACKETS * size)
         if largest <= size or parts < 2 or self.path is None or self._is_relayed:
             return min(largest, size) - PACKET_OVERHEAD_BYTES

@@ -58,7 +58,7 @@ class Segments(Protocol):
         """The same without the last `over` bytes, less than a body, of every `step`th; none may be shorter."""
 
     def tails(self, start: int, end: int, step: int, size: int) -> list[bytes]:
-        """The last bytes of every `step`th; none may be shorter."""
+        """The last `size` bytes, of its body, of every `step`th; none may be shorter."""
 
 
 @dataclass(slots=True)

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from proxy_vpn.wire.segments import HEAD_BYTES, Laid, Segments
 
 CONNECTION_ID_BYTES = 8
-HEADER_BYTES = HEAD_BYTES
 TRAILER_BYTES = 2
 COUNT_LIMIT = 15
 # Eleven full datagrams of 1452 bytes: four such packets fill a call of the kernel, larger ones save nothing more, and a
@@ -62,7 +61,7 @@ class Splitter:
 
     def split(self, packet: bytes, datagram_bytes: int, parity: bool) -> bytes:
         """The train of a packet larger than `datagram_bytes`, laid end to end in such datagrams; b"" if too large."""
-        size = datagram_bytes - HEADER_BYTES
+        size = datagram_bytes - HEAD_BYTES
         count = -(-(len(packet) + TRAILER_BYTES) // size)
         if count > COUNT_LIMIT:
             return b""
@@ -134,10 +133,10 @@ class Joiner:
 
     def _packets(self, segments: Segments) -> Iterator[tuple[bytes, bytes, int]]:
         """Whose trains, one or several packets of a length, and that length."""
-        if not HEADER_BYTES < segments.segment_bytes <= DATAGRAM_LIMIT_BYTES:
+        if not HEAD_BYTES < segments.segment_bytes <= DATAGRAM_LIMIT_BYTES:
             return
         numbers, places = segments.columns(_NUMBER_END - 1, _PLACE + 1)
-        at, full, body_bytes = 0, segments.size // segments.segment_bytes, segments.segment_bytes - HEADER_BYTES
+        at, full, body_bytes = 0, segments.size // segments.segment_bytes, segments.segment_bytes - HEAD_BYTES
         while at < len(places):
             head = segments.head(at)
             train, count = head[_ID_AT:_ID_END], places[at] & 15
@@ -155,42 +154,42 @@ class Joiner:
                 yield train, packet, len(packet)
             at += parts
 
-    def _add(self, train: bytes, index: int, bodies: bytes, body_bytes: int) -> bytes | None:
-        """The packet that these successive parts complete; `train`: the connection's ID, number and count."""
-        count = train[-1]
+    def _add(self, name: bytes, index: int, bodies: bytes, body_bytes: int) -> bytes | None:
+        """The packet that these successive parts complete; `name`: the connection's ID, number and count."""
+        count = name[-1]
         if index > count or count < 2 or not bodies:
             return None
         if len(bodies) > (count - 1) * body_bytes:  # whole: whatever came under its name before
-            self._finished([train])
+            self._finished([name])
             return _trimmed(bodies)
-        if train in self._done or train in self._done_before:
+        if name in self._done or name in self._done_before:
             return None
         while len(self._pending) >= PENDING_LIMIT or self._held_bytes + len(bodies) > PENDING_BYTES:
             self._drop(next(iter(self._pending)))
-        pending = self._pending.get(train)
+        pending = self._pending.get(name)
         if pending is None:
-            pending = self._pending[train] = _Pending(count)
+            pending = self._pending[name] = _Pending(count)
         self._held_bytes -= pending.size
         pending.add(index, bodies, body_bytes)
         self._held_bytes += pending.size
         if not pending.is_complete:
             return None
-        self._finished([train])
+        self._finished([name])
         if pending.lacks_one:
             self.repaired += 1
         return pending.join()
 
-    def _drop(self, train: bytes) -> None:
-        self._held_bytes -= self._pending.pop(train).size
+    def _drop(self, name: bytes) -> None:
+        self._held_bytes -= self._pending.pop(name).size
 
-    def _finished(self, trains: Sequence[bytes]) -> None:
-        """What still comes of these, named by ID, number and count, is not the beginning of others."""
+    def _finished(self, names: Sequence[bytes]) -> None:
+        """What still comes of the trains of these names is not the beginning of others."""
         if self._pending:
-            for train in self._pending.keys() & trains:
-                self._drop(train)
+            for name in self._pending.keys() & names:
+                self._drop(name)
         if len(self._done) >= _DONE_REMEMBERED:
             self._done_before, self._done = self._done, set()
-        self._done.update(trains)
+        self._done.update(names)
 
 
 def _whole_trains(places: bytes, numbers: bytes, at: int, count: int, full: int) -> int:
@@ -210,20 +209,23 @@ def _whole_trains(places: bytes, numbers: bytes, at: int, count: int, full: int)
 
 
 def _successive(segments: Segments, places: bytes, at: int) -> int:
-    """How many datagrams bring parts of one train up to its end or the read's; 1 if anything comes between."""
+    """How many datagrams from this one on bring parts of one train, one after the other; at least itself."""
     index, count = places[at] >> 4, places[at] & 15
-    parts = max(min(count - index, len(places) - at), 1)
-    if places[at : at + parts] != _ORDERS[count][index : index + parts]:
+    parts = min(count - index, len(places) - at)
+    if parts < 2:
         return 1
-    trains = {head[:-1] for head in segments.heads(at, at + parts, 1, _ID_AT)}
-    return parts if len(trains) == 1 else 1
+    there, expected = places[at : at + parts], _ORDERS[count][index : index + parts]
+    if there != expected:
+        parts = next(number for number in range(parts) if there[number] != expected[number])
+    names = {head[:-1] for head in segments.heads(at, at + parts, 1, _ID_AT)}
+    return parts if len(names) == 1 else 1
 
 
 def _joined(segments: Segments, start: int, end: int, count: int) -> list[tuple[bytes, int]]:
     """The packets of whole trains of `count` parts, laid end to end if they are of one length, and that length."""
     trailers = set(segments.tails(start, end, count, TRAILER_BYTES))
     if len(trailers) == 1:
-        over, body_bytes = _over(trailers.pop()), segments.segment_bytes - HEADER_BYTES
+        over, body_bytes = _over(trailers.pop()), segments.segment_bytes - HEAD_BYTES
         if over < body_bytes:
             return [(segments.cut_bodies(start, end, count, over), count * body_bytes - over)]
     packets = [_trimmed(segments.bodies(first, first + count)) for first in range(start, end, count)]

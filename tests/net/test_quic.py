@@ -13,16 +13,16 @@ from proxy_vpn.net.supply import HURRY_FLIGHT_BYTES
 from proxy_vpn.net.turns import Turns
 from proxy_vpn.net.udp import Path
 from proxy_vpn.wire.seal import OVERHEAD_BYTES
-from proxy_vpn.wire.segments import alone
-from proxy_vpn.wire.train import HEADER_BYTES, TRAILER_BYTES
+from proxy_vpn.wire.segments import HEAD_BYTES, alone
 from proxy_vpn.wire.train import PACKET_BYTES as LARGE
+from proxy_vpn.wire.train import TRAILER_BYTES
 from tests.support.engine_pair import PAIRINGS, hostile
 from tests.support.links import DATAGRAM_BYTES, ELSEWHERE, HERE, SEAL, THERE, Host, LinkRecorder, connected
 from tests.support.mesh_world import Wire
 from tests.support.virtual_loop import run_virtually
 
 CHUNK_BYTES = 8 * 1024
-PARTS = -(-(LARGE + TRAILER_BYTES) // (DATAGRAM_BYTES - HEADER_BYTES))
+PARTS = -(-(LARGE + TRAILER_BYTES) // (DATAGRAM_BYTES - HEAD_BYTES))
 pairings = pytest.mark.parametrize("engines", PAIRINGS)
 
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from proxy_vpn.wire.segments import HEAD_BYTES, Laid, Segments, alone
 from proxy_vpn.wire.train import (
     COUNT_LIMIT,
-    HEADER_BYTES,
     PACKET_BYTES,
     PENDING_BYTES,
     PENDING_LIMIT,
@@ -28,7 +27,7 @@ DATAGRAM_BYTES = 1452
 ID = b"\x01\x02\x03\x04\x05\x06\x07\x08"
 sizes = st.integers(1200, 1500)
 Read = Callable[[list[bytes]], Segments]
-READS = (laid, scattered)
+READS: tuple[Read, ...] = (laid, scattered)
 
 
 def packet(size: int, seed: int = 1) -> bytes:
@@ -46,11 +45,11 @@ def fed(joiner: Joiner, datagrams: list[bytes]) -> list[bytes]:
 
 @given(sizes, st.data())
 def test_a_packet_comes_together_in_any_order_and_twice_is_once(datagram_bytes: int, data: st.DataObject) -> None:
-    size = data.draw(st.integers(datagram_bytes + 1, (COUNT_LIMIT - 1) * (datagram_bytes - HEADER_BYTES)))
+    size = data.draw(st.integers(datagram_bytes + 1, (COUNT_LIMIT - 1) * (datagram_bytes - HEAD_BYTES)))
     parity = data.draw(st.booleans())
     sent = packet(size)
     datagrams = split(Splitter(), sent, datagram_bytes, parity)
-    assert all(datagram_bytes >= len(datagram) > HEADER_BYTES for datagram in datagrams)
+    assert all(datagram_bytes >= len(datagram) > HEAD_BYTES for datagram in datagrams)
     assert len({len(datagram) for datagram in datagrams[:-1]}) == 1, "one call of the kernel sends them"
     twice = data.draw(st.permutations(datagrams * 2))
     assert fed(Joiner(), twice) == [sent]
@@ -115,7 +114,7 @@ def test_what_is_read_together_is_what_comes_one_by_one(data: st.DataObject) -> 
     for at, each in enumerate(datagrams):
         batch.append(each)
         if at in ends or at == len(datagrams) - 1:
-            read: Read = data.draw(st.sampled_from(READS)) if len(batch[-1]) >= HEAD_BYTES else laid
+            read = data.draw(st.sampled_from(READS)) if len(batch[-1]) >= HEAD_BYTES else laid
             together += [whole for run in joiner.feed(read(batch)) for whole in cut(run.data, run.segment_bytes)]
             batch = []
     singly = fed(Joiner(), datagrams)
@@ -131,7 +130,7 @@ def test_what_is_read_together_is_what_comes_one_by_one(data: st.DataObject) -> 
 
 @pytest.mark.parametrize("datagram_bytes", [1200, 1312, 1452])
 def test_alike_trains_whose_last_part_is_hardly_more_than_padding(datagram_bytes: int) -> None:
-    size = datagram_bytes - HEADER_BYTES
+    size = datagram_bytes - HEAD_BYTES
     for count in range(3, 9):
         for padding in (0, 1, 2, size // 4, size // 4 + 1, *range(size - 4, size)):
             splitter, length = Splitter(), count * size - 2 - padding
@@ -214,7 +213,7 @@ def test_what_comes_late_of_trains_that_were_joined_begins_none() -> None:
 @pytest.mark.parametrize("size", [11_000, 11_490])
 def test_a_train_that_is_read_whole_comes_through_after_another_of_its_name(read: Read, size: int) -> None:
     joiner, datagrams = Joiner(), split(Splitter(), packet(size), DATAGRAM_BYTES, False)
-    assert fed(joiner, [each[:HEADER_BYTES] + b"?" * 30 for each in datagrams]) == []
+    assert fed(joiner, [each[:HEAD_BYTES] + b"?" * 30 for each in datagrams]) == []
     assert list(joiner.feed(read(datagrams))) == [alone(packet(size))]
 
 
@@ -230,7 +229,7 @@ def test_one_packet_of_a_stranger_costs_none_of_the_others() -> None:
 
 @pytest.mark.parametrize("datagram_bytes", [1200, 1312, 1452])
 def test_no_length_comes_out_wrong_whole_or_in_parts(datagram_bytes: int) -> None:
-    step = datagram_bytes - HEADER_BYTES
+    step = datagram_bytes - HEAD_BYTES
     lengths = {count * step + more for count in range(1, 12) for more in range(-4, 5)} - set(range(datagram_bytes + 1))
     for size in sorted(lengths):
         for parity in (False, True):
@@ -321,7 +320,8 @@ def test_noise_raises_nothing_and_stays_bounded(read: Read) -> None:
         datagrams[-1] = datagrams[-1][: rest.choice((rest.randrange(HEAD_BYTES, DATAGRAM_BYTES), DATAGRAM_BYTES))]
         segments: Segments = read(datagrams)
         if len(datagrams) == 1 and rest.random() < 0.5:
-            segments = Laid(datagrams[0][: rest.randrange(1, 1452)], rest.choice((1, 13, 14, 700)))
+            cut_off = datagrams[0][: rest.randrange(1, DATAGRAM_BYTES)]
+            segments = Laid(cut_off, rest.choice((len(cut_off), 1, 13, 14, 700)))
         for run in joiner.feed(segments):
             assert 21 <= run.segment_bytes <= run.size and run.data[0] & 0xC0 == 0x40 and run.data[1:9] == ID
         assert joiner._held_bytes == sum(pending.size for pending in joiner._pending.values()) <= PENDING_BYTES
